@@ -1,0 +1,1 @@
+"""A cluster you do not have: profiles, workload graphs, cost models and evaluators."""

@@ -1,0 +1,129 @@
+"""The spec: one YAML file, one experiment.
+
+These models are what `load` validates a document against and what `harness schema` publishes to editors. The
+`engine` section is validated apart, by the named engine's own `Spec`, so that no other engine is imported.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from emulation.units import Bytes, Duration, Fraction, Strict
+
+SCHEMA_VERSION = 1
+
+Name = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
+Scalar = str | int | float | bool | None
+
+
+class Target(Strict):
+    """Where an experiment runs."""
+
+    backend: Literal["auto", "local", "emulated", "ray"] = "auto"
+    """`auto` is real where the needs are met, else emulated; the record says which and why."""
+    hardware: str = "laptop"
+    """A profile under specs/hardware. For a real backend it names what the machine is taken to be."""
+
+
+class Needs(Strict):
+    """What the experiment cannot do without; a backend that lacks it gives `unsupported`, never a fallback."""
+
+    hosts: int = Field(default=1, ge=1)
+    gpus: int = Field(default=0, ge=0)
+    """Per host."""
+    gpu_memory: Bytes = 0
+    memory: Bytes = 0
+    """Per host."""
+    rdma: bool = False
+
+
+class RepeatSpec(Strict):
+    """How often each measured thing is done, and the seed of every random draw."""
+
+    warmup: int = Field(default=1, ge=0, le=10_000)
+    runs: int = Field(default=5, ge=1, le=1_000_000)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+
+
+class Sweep(Strict):
+    """Which cells the experiment has: a product, paired lists, or an explicit list; one of the three."""
+
+    grid: dict[str, list[Any]] = Field(default_factory=dict)
+    """Path in the spec to its values: every combination is a cell."""
+    zip: dict[str, list[Any]] = Field(default_factory=dict)
+    """Path to values of equal count: the n-th of each make a cell."""
+    cells: list[dict[str, Any]] = Field(default_factory=list, alias="list")
+    """Each item is a cell: path to value."""
+    exclude: list[dict[str, Any]] = Field(default_factory=list)
+    """Cells that match every path and value of an item are left out."""
+
+
+class Limits(Strict):
+    """What a trial may use before it is stopped."""
+
+    timeout: Duration = Field(default=600.0, gt=0)
+    memory: Bytes = 0
+    """Resident bytes of the trial's processes together; 0 is no limit."""
+    retries: int = Field(default=0, ge=0, le=100)
+    """Further attempts after one that crashed, timed out, ran out of memory or lost its node."""
+
+
+class Table(Strict):
+    """How results are laid out: one cell per (row, column), found by label or by swept path."""
+
+    title: str = ""
+    rows: str
+    """A label of the metric (`transport`) or a path in the spec (`engine.model`)."""
+    columns: str = ""
+    value: list[str] | str
+    """One metric, or several shown under one another."""
+    baseline: dict[str, Scalar] = Field(default_factory=dict)
+    """Label or path to value: the cell that ratios are taken against; above 1 means better than the baseline."""
+    where: dict[str, Scalar] = Field(default_factory=dict)
+    """Only measurements with these labels or paths."""
+    reference: str = ""
+    """Published cells to set beside ours: `paper/table`, `paper/table/row` or `paper/table/row/column`."""
+
+
+class Expectation(Strict):
+    """What must hold for the run to exit with 0."""
+
+    metric: str
+    where: dict[str, Scalar] = Field(default_factory=dict)
+    """Label or path to value; it must select at least one measurement."""
+    on: Literal["local", "emulated", "ray", ""] = ""
+    """Only results of this backend."""
+    baseline: dict[str, Scalar] = Field(default_factory=dict)
+    """Judge the ratio to this cell instead of the value itself; above 1 means better than the baseline."""
+    at_least: float | str | None = None
+    at_most: float | str | None = None
+    equals: float | str | None = None
+    reference: str = ""
+    """A published cell: `paper/table/row/column`."""
+    tolerance: Fraction = 0.0
+    required: bool = True
+    """False: the verdict is shown, and does not change the exit code."""
+
+
+class Experiment(Strict):
+    """A whole spec file, after `extends` and overrides."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    name: str = Name
+    description: str = ""
+    paper: str = ""
+    """Key of a file under results/published."""
+    engine: dict[str, Any]
+    on: list[Target] | Target = Field(default_factory=Target)
+    """One target, or several: the same experiment on each."""
+    needs: Needs = Field(default_factory=Needs)
+    repeat: RepeatSpec = Field(default_factory=RepeatSpec)
+    sweep: Sweep = Field(default_factory=Sweep)
+    faults: list[dict[str, Any]] = Field(default_factory=list, max_length=0)
+    """No fault can be injected by this release; the key is kept so that specs need not change."""
+    limits: Limits = Field(default_factory=Limits)
+    tables: list[Table] = Field(default_factory=list)
+    expect: list[Expectation] = Field(default_factory=list)
+    extends: str = ""
