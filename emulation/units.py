@@ -58,9 +58,7 @@ BYTES = Dimension("size", "B", {"B": 1.0, "bit": 0.125, "b": 0.125}, {}, "'80 Gi
 RATE = Dimension(
     "rate", "B/s", {"B/s": 1.0, "bit/s": 0.125, "b/s": 0.125, "bps": 0.125}, {}, "'25 GB/s' or '200 Gbit/s'"
 )
-DURATION = Dimension(
-    "duration", "s", {"s": 1.0}, {"min": 60.0, "h": 3600.0, "d": 86400.0}, "'3 us' or '2 min'"
-)
+DURATION = Dimension("duration", "s", {"s": 1.0}, {"min": 60.0, "h": 3600.0, "d": 86400.0}, "'3 us' or '2 min'")
 FLOPS = Dimension("work", "FLOP", {"FLOP": 1.0}, {}, "'3 GFLOP'")
 FLOP_RATE = Dimension("work rate", "FLOP/s", {"FLOP/s": 1.0, "FLOPS": 1.0}, {}, "'312 TFLOP/s'")
 FRACTION = Dimension("fraction", "", {}, {"%": 0.01}, "'6 %' or 0.06", bare=True)

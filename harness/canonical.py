@@ -14,9 +14,7 @@ def canonical_json(value: Any) -> str:
         ValueError: a float is NaN or infinite.
         TypeError: a value JSON cannot hold, or a mapping key that is not a string.
     """
-    return json.dumps(
-        _plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def digest(value: Any) -> str:
