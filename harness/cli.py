@@ -1,0 +1,182 @@
+"""The front door: which verbs there are and which arguments they take; no logic.
+
+Nothing but argparse is imported until a verb is known. `harness --help` and shell completion stay under 150 ms
+because of that, and a test holds the list of modules they may load.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+from harness import __version__
+from harness.errors import Exit, HarnessError, SpecError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+VERBS = {
+    "run": "run the trials of a spec and hold them against its references",
+    "predict": "run a spec on the emulated cluster (the same as run --on emulated)",
+    "validate": "check specs without running anything",
+    "plan": "show what an engine would do with a spec, and the plan's digest",
+    "explain": "show every value of a resolved spec and where it came from",
+    "ls": "list specs, engines, hardware, metrics, references or runs",
+    "show": "show one record, or the trials of a spec",
+    "status": "show what of a spec is done, missing or left over",
+    "compare": "compare two runs, or predictions with measurements",
+    "report": "write the report of what has been recorded",
+    "export": "write records as one CSV or Parquet table",
+    "schema": "write the JSON Schemas that editors use",
+    "doctor": "show what this machine can run, and how to get the rest",
+    "reindex": "rebuild the index of records from the files",
+    "clean": "delete run directories",
+    "completion": "print the line that switches on completion in a shell",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that suggests the nearest verb or option, and exits with the code for a wrong command line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message with a suggestion and exit with 2."""
+        wrong = message.split("'")[1] if "invalid choice: '" in message else ""
+        if not wrong and message.startswith("unrecognized arguments: "):
+            wrong = message.removeprefix("unrecognized arguments: ").split()[0].split("=")[0]
+        options = [o for action in self._actions for o in action.option_strings]
+        choices = [c for action in self._actions if action.choices for c in map(str, action.choices)]
+        hint = nearest(wrong, [*options, *choices]) if wrong else ""
+        self.print_usage(sys.stderr)
+        suggestion = f"; did you mean {hint!r}?" if hint else ""
+        self.exit(int(Exit.BAD_SPEC), f"{self.prog}: error: {message}{suggestion}\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = Parser(
+        prog="harness",
+        description="Declarative experiments for machine-learning systems: one spec, run on an emulated cluster, "
+        "on this machine, or on real GPUs and RDMA NICs.",
+        epilog="exit codes: 0 ok, 1 a trial failed or an expectation was missed, 2 bad spec or command line, "
+        "3 the environment lacks a need and nothing ran, 130 interrupted",
+    )
+    top.add_argument("--version", action="version", version=f"harness {__version__}")
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
+    made = {name: verbs.add_parser(name, help=text, description=text) for name, text in VERBS.items()}
+    for name, sub in made.items():
+        sub.add_argument("--json", action="store_true", help="write JSON for programs")
+        if name in {"run", "predict", "validate", "plan", "explain", "status", "report"}:
+            _spec_arguments(sub, several=name in {"run", "predict", "validate"})
+        if name in {"run", "predict", "status", "report", "show", "compare", "export", "reindex", "clean"}:
+            sub.add_argument("--out", metavar="DIR", default="", help="where run directories lie (default: results/runs)")
+    for name in ("run", "predict"):
+        _run_arguments(made[name])
+    _other_arguments(made)
+    return top
+
+
+def _spec_arguments(sub: argparse.ArgumentParser, *, several: bool) -> None:
+    sub.add_argument("specs", metavar="SPEC", nargs="+" if several else 1, help="a spec file (YAML)")
+    sub.add_argument(
+        "--set", metavar="PATH=VALUE", action="append", default=[], help="override one value, as in --set engine.x=4"
+    )
+    sub.add_argument(
+        "--on",
+        metavar="TARGET",
+        default="",
+        help="local, emulated, emulated:PROFILE, ray, ray://HOST:PORT or auto (default: what the spec says)",
+    )
+
+
+def _run_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--mode",
+        choices=("cached", "retry", "force", "read-only"),
+        default="cached",
+        help="cached: run what has no record (default); retry: also what did not end well; "
+        "force: run all again; read-only: run nothing",
+    )
+    sub.add_argument("--jobs", type=int, default=0, metavar="N", help="emulated trials at a time (default: one a core)")
+    sub.add_argument("--fail-fast", action="store_true", help="stop at the first trial that does not end well")
+    sub.add_argument("--junit", metavar="FILE", default="", help="write verdicts as JUnit XML")
+    sub.add_argument("--no-report", action="store_true", help="write no report files")
+    volume = sub.add_mutually_exclusive_group()
+    volume.add_argument("-q", "--quiet", action="store_true", help="print the verdicts only")
+    volume.add_argument("-v", "--verbose", action="store_true", help="print each trial's log tail as well")
+
+
+def _other_arguments(made: dict[str, argparse.ArgumentParser]) -> None:
+    made["explain"].add_argument("path", nargs="?", default="", help="only this value, as in engine.sizes")
+    made["explain"].add_argument("--yaml", action="store_true", help="the resolved spec as YAML that loads again")
+    made["ls"].add_argument(
+        "what", choices=("specs", "engines", "hardware", "metrics", "references", "runs"), help="what to list"
+    )
+    made["ls"].add_argument("name", nargs="?", default="", help="only this one (an engine, a paper, a spec)")
+    made["ls"].add_argument("--out", metavar="DIR", default="", help="where run directories lie")
+    made["show"].add_argument("record", help="the head of a run key, a record.json, or a spec file")
+    made["compare"].add_argument("runs", nargs="*", metavar="RUN", help="two run directories, record files or run keys")
+    made["compare"].add_argument("--predictions", action="store_true", help="score predictions against measurements")
+    made["report"].add_argument("--to", metavar="DIR", default="", help="where the report goes")
+    made["report"].add_argument("--junit", metavar="FILE", default="", help="write verdicts as JUnit XML")
+    made["export"].add_argument("spec", nargs="?", default="", help="only records of the experiment of this name")
+    made["export"].add_argument("--to", metavar="FILE", required=True, help="a .csv or .parquet file")
+    made["schema"].add_argument("--check", action="store_true", help="only say whether the committed files are current")
+    made["clean"].add_argument("names", nargs="*", metavar="NAME", help="experiments whose run directories go")
+    made["clean"].add_argument("--all", action="store_true", help="every run directory")
+    made["completion"].add_argument("shell", choices=("bash", "zsh", "fish"))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line.
+
+    Returns:
+        The exit code (`errors.Exit`).
+    """
+    top = parser()
+    if "_ARGCOMPLETE" in os.environ:
+        import argcomplete
+
+        argcomplete.autocomplete(top)
+    args = top.parse_args(argv)
+    try:
+        verb = importlib.import_module(f"harness.verbs.{args.verb}")
+        return int(verb.run(args))
+    except HarnessError as error:
+        return _report(error, as_json=args.json)
+    except KeyboardInterrupt:
+        sys.stderr.write("harness: interrupted\n")
+        return int(Exit.INTERRUPTED)
+    except BrokenPipeError:
+        # The reader (`| head`) has gone: nothing is left to say, and flushing at exit must not raise again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return int(Exit.OK)
+
+
+def _report(error: HarnessError, *, as_json: bool) -> int:
+    if as_json:
+        from harness.output import emit
+
+        problems = error.problems if isinstance(error, SpecError) else ()
+        emit(
+            {
+                "error": type(error).__name__,
+                "message": str(error),
+                "problems": [
+                    {
+                        "file": p.position.file if p.position else None,
+                        "line": p.position.line if p.position else None,
+                        "column": p.position.column if p.position else None,
+                        "what": p.what,
+                        "expected": p.expected,
+                        "suggestion": p.suggestion,
+                    }
+                    for p in problems
+                ],
+            }
+        )
+    else:
+        sys.stderr.write(f"{error}\n" if isinstance(error, SpecError) else f"harness: error: {error}\n")
+    return int(error.exit_code)

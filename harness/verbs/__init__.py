@@ -1,0 +1,1 @@
+"""One module a verb, each imported only when its verb is asked for; `run(args)` returns the exit code."""

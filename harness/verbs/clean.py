@@ -1,0 +1,34 @@
+"""`harness clean`: delete the run directories of named experiments, or all."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.errors import Exit, SpecError, nearest
+from harness.output import emit, say
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def run(args: argparse.Namespace) -> int:
+    """Delete, then rebuild the index; records under results/measured are never touched."""
+    from harness import project
+    from harness.store import Store
+
+    store = Store(Path(args.out) if args.out else project.runs())
+    there = sorted(p.name for p in store.directory.iterdir() if p.is_dir()) if store.directory.is_dir() else []
+    names = there if args.all else args.names
+    if not names and not args.all:
+        raise SpecError.single("nothing named to clean", expected=f"--all or any of {', '.join(there) or '(no runs)'}")
+    for name in names:
+        if name not in there:
+            raise SpecError.single(f"no runs of {name!r}", suggestion=nearest(name, there))
+    for name in names:
+        shutil.rmtree(store.directory / name)
+    if there:
+        store.reindex()
+    emit({"deleted": names}) if args.json else say(f"deleted {len(names)} run directories")
+    return int(Exit.OK)

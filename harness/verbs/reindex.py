@@ -1,0 +1,22 @@
+"""`harness reindex`: rebuild the index of records from the record files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.errors import Exit
+from harness.output import emit, say
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def run(args: argparse.Namespace) -> int:
+    """Rebuild and say how many records there are."""
+    from harness import project
+    from harness.store import Store
+
+    count = Store(Path(args.out) if args.out else project.runs()).reindex()
+    emit({"records": count}) if args.json else say(f"{count} records indexed")
+    return int(Exit.OK)
