@@ -67,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
     made = {name: verbs.add_parser(name, help=text, description=text) for name, text in VERBS.items()}
     for name, sub in made.items():
+        sub.set_defaults(parser=sub)
         sub.add_argument("--json", action="store_true", help="write JSON for programs")
         if name in {"run", "predict", "validate", "plan", "explain", "status", "report"}:
             _spec_arguments(sub, several=name in {"run", "predict", "validate"})
@@ -140,7 +141,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         import argcomplete
 
         argcomplete.autocomplete(top)
-    args = top.parse_args(argv)
+    args, unknown = top.parse_known_args(argv)
+    if unknown:
+        # The verb's own parser knows the options that were meant; the top one would suggest none.
+        args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         verb = importlib.import_module(f"harness.verbs.{args.verb}")
         return int(verb.run(args))

@@ -1,0 +1,1 @@
+"""The smallest whole engine: copy a buffer, and predict how long it takes."""
