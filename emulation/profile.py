@@ -1,0 +1,306 @@
+"""Hardware profiles: a cluster as data, every figure with its source.
+
+A profile (a YAML file under ``specs/hardware``) lists device *models*, *hosts* made of them, the *links* inside a host
+and the *fabric* between hosts, and the software costs that transports pay on a host. `topology` turns it into ports
+and routes; `cost` turns it into times.
+
+Names follow from the profile: host group ``host`` with ``count: 2`` gives ``host0`` and ``host1``; device group
+``gpu`` with ``count: 8`` gives ``host0/gpu0`` ... ``host1/gpu7``; each host has ``host0/cpu``.
+
+This module is imported to validate a spec, so it needs pydantic and nothing heavier.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, model_validator
+
+from emulation import layout
+from emulation.figures import (
+    BytesCurve,
+    BytesFigure,
+    DurationFigure,
+    Figure,
+    FlopRateFigure,
+    FlopsCurve,
+    FractionFigure,
+    Grade,
+    RateFigure,
+    weakest,
+)
+from emulation.units import Duration, Fraction, Strict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+GROUP_NAME = r"^[a-z][a-z-]{0,30}$"
+LinkKind = Literal["nvlink", "pcie", "cpu", "network"]
+"""What a link is made of; collectives pay a latency per step that depends on it."""
+
+
+class Bandwidth(Strict):
+    """A peak rate and how much of it one gets, by transfer size."""
+
+    peak: RateFigure
+    efficiency: BytesCurve | None = None
+
+    def rate(self, nbytes: float) -> float:
+        """Bytes per second for a transfer of `nbytes`."""
+        return self.peak.value * (self.efficiency.value_at(nbytes) if self.efficiency else 1.0)
+
+    def grade_at(self, nbytes: float) -> Grade:
+        """Grade of `rate(nbytes)`."""
+        return self.efficiency.grade_at(nbytes) if self.efficiency else self.peak.grade
+
+
+class Throughput(Strict):
+    """A peak work rate and how much of it one gets, by the work of one kernel."""
+
+    peak: FlopRateFigure
+    efficiency: FlopsCurve | None = None
+
+    def rate(self, flops: float) -> float:
+        """FLOP per second for a kernel of `flops`."""
+        return self.peak.value * (self.efficiency.value_at(flops) if self.efficiency else 1.0)
+
+    def grade_at(self, flops: float) -> Grade:
+        """Grade of `rate(flops)`."""
+        return self.efficiency.grade_at(flops) if self.efficiency else self.peak.grade
+
+
+class DeviceModel(Strict):
+    """A kind of processor: what it computes, and the memory it computes from."""
+
+    kind: Literal["cpu", "gpu"]
+    memory: BytesFigure
+    memory_bandwidth: Bandwidth
+    compute: dict[str, Throughput] = Field(min_length=1)
+    """Peak by dtype (`fp32`, `fp16`, `bf16`, ...)."""
+    launch: DurationFigure
+    """Fixed time before a kernel starts."""
+
+
+class DeviceGroup(Strict):
+    """Devices of one model in a host: `{name: gpu, model: a100, count: 8}`."""
+
+    name: str = Field(pattern=GROUP_NAME)
+    model: str
+    count: int = Field(default=1, ge=1, le=1024)
+
+
+class NicGroup(Strict):
+    """Network adapters of a host."""
+
+    name: str = Field(default="nic", pattern=GROUP_NAME)
+    count: int = Field(default=1, ge=1, le=64)
+    rdma: bool = False
+
+
+class SwitchGroup(Strict):
+    """Switches: they forward, and compute nothing."""
+
+    name: str = Field(pattern=GROUP_NAME)
+    count: int = Field(default=1, ge=1, le=4096)
+
+
+class Link(Strict):
+    """Full-duplex links of one kind between two groups; each direction has the whole rate.
+
+    Give `ends` (two group names, joined as `pairing` says) or `pairs` (members by name, `[gpu0, gpu3]`).
+    """
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")
+    kind: LinkKind
+    ends: list[str] = Field(default_factory=list, max_length=2)
+    pairing: Literal["all", "index", "mesh"] = "all"
+    """`all`: every member of one with every member of the other; `index`: the n-th with the n-th; `mesh`: every two
+    members of one group (`ends` names it twice)."""
+    pairs: list[list[str]] = Field(default_factory=list)
+    rate: RateFigure
+    """Per lane and direction."""
+    lanes: int = Field(default=1, ge=1, le=64)
+    efficiency: FractionFigure | None = None
+    latency: DurationFigure
+
+    @property
+    def capacity(self) -> float:
+        """Bytes per second that payload gets in one direction."""
+        return self.rate.value * self.lanes * (self.efficiency.value if self.efficiency else 1.0)
+
+    @property
+    def grade(self) -> Grade:
+        """Weakest of the corrected rate and the latency."""
+        return weakest(((self.efficiency or self.rate).grade, self.latency.grade))
+
+
+class Rpc(Strict):
+    """What a remote procedure call costs beside the wire."""
+
+    per_call: DurationFigure
+    """Fixed time of one call and its reply, both ends together (threads, headers, wake-ups)."""
+    serialise: RateFigure
+    """Payload bytes per second packed into a message by the sender; unpacking at the receiver costs the same."""
+    stream: RateFigure
+    """Bytes per second of one connection through both kernels, where the wire is not the limit."""
+    per_message: DurationFigure
+    """Fixed time of each wire message (frame) of `message` bytes that a large payload is cut into."""
+    message: BytesFigure
+
+
+class OneSided(Strict):
+    """What a one-sided write costs the sender and the poller; the receiver's processor does nothing."""
+
+    post: DurationFigure
+    """Building and posting one work request (on one host: the call that starts the copy)."""
+    completion: DurationFigure
+    """From the last byte placed until the poller has seen it."""
+    registration: DurationFigure
+    """Fixed time of registering a region, paid once per region."""
+    registration_per_page: DurationFigure
+
+
+class Tcp(Strict):
+    """One TCP connection driven from user space."""
+
+    stream: RateFigure
+    """Bytes per second one connection reaches where the wire is not the limit (copies in and out of the kernel)."""
+    per_message: DurationFigure
+    """Fixed time of a length-prefixed message and the wake-up of its reader."""
+    efficiency: FractionFigure
+    """Part of a link's bit rate left for payload after frame, IP and TCP headers."""
+
+
+class Software(Strict):
+    """Costs on a host's processor that transports pay."""
+
+    memcpy: Bandwidth
+    """Bytes copied per second by one core (each byte is read once and written once)."""
+    page: BytesFigure
+    tcp: Tcp
+    rpc: Rpc
+    one_sided: OneSided | None = None
+    """Absent where no one-sided write is possible."""
+
+
+class Host(Strict):
+    """`count` equal machines."""
+
+    name: str = Field(default="host", pattern=GROUP_NAME)
+    count: int = Field(default=1, ge=1, le=65536)
+    cpu: str
+    """Model of the processor; its memory is the host's."""
+    cores: int = Field(ge=1)
+    devices: list[DeviceGroup] = Field(default_factory=list)
+    nics: list[NicGroup] = Field(default_factory=list)
+    switches: list[SwitchGroup] = Field(default_factory=list)
+    links: list[Link] = Field(default_factory=list)
+    software: Software
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Host:
+        layout.check_host(self)
+        return self
+
+
+class Fabric(Strict):
+    """What joins hosts: switches, and links whose ends are groups of any host or these switches."""
+
+    switches: list[SwitchGroup] = Field(default_factory=list)
+    links: list[Link] = Field(default_factory=list)
+
+
+class CollectiveOption(Strict):
+    """One way a library can carry out a collective; the cheapest applicable one is used.
+
+    All its figures have one grade and source.
+    """
+
+    name: str
+    algorithm: Literal["ring", "tree", "halving-doubling", "two-level"]
+    base: Duration
+    """Paid once per collective."""
+    step: dict[LinkKind, Duration] = Field(min_length=1)
+    """Latency of one step, by the kind of the slowest link it crosses; a kind that is absent cannot be used."""
+    bandwidth: Fraction = Field(gt=0, le=1)
+    """Part of the links' capacity this protocol reaches."""
+    grade: Grade
+    source: str
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What an experiment may ask of a cluster."""
+
+    hosts: int
+    gpus: int
+    """Per host, of the host with the fewest."""
+    gpu_memory: int
+    """Bytes of the smallest GPU; 0 without any."""
+    memory: int
+    """Bytes of the smallest host."""
+    rdma: bool
+
+
+class Profile(Strict):
+    """A cluster. Equal digests mean equal emulated results."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,60}$")
+    description: str = ""
+    sources: dict[str, str] = Field(min_length=1)
+    """Short key -> what it is: title, edition, section; figures name the key."""
+    models: dict[str, DeviceModel] = Field(min_length=1)
+    hosts: list[Host] = Field(min_length=1)
+    fabric: Fabric = Field(default_factory=Fabric)
+    collectives: list[CollectiveOption] = Field(default_factory=list)
+    fragmentation: FractionFigure
+    """Part of a device's memory the allocator cannot use."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Profile:
+        layout.check_sources(self)
+        layout.check_models(self)
+        layout.check_fabric(self)
+        return self
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over every field that can change a result, in canonical JSON."""
+        fields = self.model_dump(mode="json", by_alias=True, exclude={"description"})
+        return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    @property
+    def grade(self) -> Grade:
+        """Weakest grade of any figure in the profile; a result has the weakest of those it used."""
+        return weakest(figure.grade for _, figure in self.figures())
+
+    def figures(self) -> Iterator[tuple[tuple[str | int, ...], Figure | CollectiveOption]]:
+        """Every figure with its path in the document."""
+        yield from layout.figures(self)
+
+    def host_names(self) -> list[str]:
+        """Names of all hosts, in order: `host0`, `host1`, ..."""
+        return [f"{group.name}{index}" for group in self.hosts for index in range(group.count)]
+
+    def host(self, name: str) -> Host:
+        """The host (or the host of a device) of this name.
+
+        Raises:
+            ValueError: no such host; the message has the nearest name.
+        """
+        return layout.host_of(self, name)
+
+    def capabilities(self) -> Capabilities:
+        """What can be asked of this cluster."""
+        gpus = [[d for d in h.devices if self.models[d.model].kind == "gpu"] for h in self.hosts]
+        return Capabilities(
+            hosts=sum(host.count for host in self.hosts),
+            gpus=min(sum(device.count for device in devices) for devices in gpus),
+            gpu_memory=min((self.models[d.model].memory.value for ds in gpus for d in ds), default=0),
+            memory=min(self.models[host.cpu].memory.value for host in self.hosts),
+            rdma=all(any(nic.rdma for nic in host.nics) for host in self.hosts),
+        )
