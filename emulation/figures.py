@@ -9,7 +9,7 @@ unit, a *grade* and a *source*. Grades, from strong to weak:
 
 Two rules combine them. A result is as good as the weakest figure it used. And a datasheet peak *corrected* by an
 efficiency has the grade of the efficiency: the peak is exact as a definition, what is uncertain is how much of it one
-gets.
+gets. A measured or prior peak is itself uncertain, so there the weakest counts again.
 """
 
 from __future__ import annotations
@@ -39,6 +39,11 @@ def weakest(grades: Iterable[Grade]) -> Grade:
 def weaker(grade: Grade) -> Grade:
     """One grade down: what a figure is worth outside the range it was taken in."""
     return GRADES[min(GRADES.index(grade) + 1, len(GRADES) - 1)]
+
+
+def corrected(peak: Grade, efficiency: Grade) -> Grade:
+    """Grade of a peak times an efficiency."""
+    return efficiency if peak == "datasheet" else weakest((peak, efficiency))
 
 
 class Figure(Strict):

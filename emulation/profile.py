@@ -30,6 +30,7 @@ from emulation.figures import (
     FractionFigure,
     Grade,
     RateFigure,
+    corrected,
     weakest,
 )
 from emulation.units import Duration, Fraction, Strict
@@ -54,7 +55,7 @@ class Bandwidth(Strict):
 
     def grade_at(self, nbytes: float) -> Grade:
         """Grade of `rate(nbytes)`."""
-        return self.efficiency.grade_at(nbytes) if self.efficiency else self.peak.grade
+        return corrected(self.peak.grade, self.efficiency.grade_at(nbytes)) if self.efficiency else self.peak.grade
 
 
 class Throughput(Strict):
@@ -69,7 +70,7 @@ class Throughput(Strict):
 
     def grade_at(self, flops: float) -> Grade:
         """Grade of `rate(flops)`."""
-        return self.efficiency.grade_at(flops) if self.efficiency else self.peak.grade
+        return corrected(self.peak.grade, self.efficiency.grade_at(flops)) if self.efficiency else self.peak.grade
 
 
 class DeviceModel(Strict):
@@ -134,7 +135,8 @@ class Link(Strict):
     @property
     def grade(self) -> Grade:
         """Weakest of the corrected rate and the latency."""
-        return weakest(((self.efficiency or self.rate).grade, self.latency.grade))
+        rate = corrected(self.rate.grade, self.efficiency.grade) if self.efficiency else self.rate.grade
+        return weakest((rate, self.latency.grade))
 
 
 class Rpc(Strict):
