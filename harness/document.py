@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -76,11 +76,10 @@ class Document:
             return spot.key if wants_key and spot.key else spot.value
         return Position(self.file, 1, 1)
 
-    def place(self, problem: Problem, *, key: bool = False) -> Problem:
+    def place(self, problem: Problem) -> Problem:
         """The problem with its position and excerpt filled in from its path."""
-        position = problem.position or self.locate(problem.path, key=key)
-        return Problem(problem.path, problem.what, problem.expected, problem.suggestion, position,
-                       excerpt(self.sources.get(position.file, ()), position))  # fmt: skip
+        position = problem.position or self.locate(problem.path, key=problem.at_key)
+        return replace(problem, position=position, excerpt=excerpt(self.sources.get(position.file, ()), position))
 
 
 def excerpt(lines: tuple[str, ...], position: Position) -> str:
@@ -105,7 +104,7 @@ def _columns(text: str) -> int:
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
-def read_document(path: Path, *, shown: str = "") -> Document:
+def read(path: Path, *, shown: str = "") -> Document:
     """Read one YAML file.
 
     Args:

@@ -67,6 +67,8 @@ class Problem:
     position: Position | None = None
     excerpt: str = ""
     """The source lines around the mistake with a caret under it, ready to print."""
+    at_key: bool = False
+    """Whether the key itself is the mistake, rather than the value under it."""
 
     def __str__(self) -> str:
         where = str(self.position) if self.position else ".".join(map(str, self.path)) or "spec"

@@ -1,0 +1,57 @@
+"""Hardware profiles by name: `a100x8-hdr` is `specs/hardware/a100x8-hdr.yaml`.
+
+The project that is worked in comes first; a profile it does not have is taken from the one the harness came with.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness import project
+from harness.errors import SpecError, nearest
+
+if TYPE_CHECKING:
+    from emulation.profile import Profile
+
+
+def folders() -> list[Path]:
+    """Where profiles are looked for, in order."""
+    shipped = Path(__file__).resolve().parent.parent / "specs" / "hardware"
+    return list(dict.fromkeys([project.hardware(), shipped]))
+
+
+def names() -> list[str]:
+    """Every profile that can be named, sorted."""
+    return sorted({path.stem for folder in folders() for path in folder.glob("*.yaml")})
+
+
+def unknown(name: str) -> SpecError:
+    """What to say of a name that no profile has."""
+    known = names()
+    return SpecError.single(
+        f"no hardware profile {name!r}", expected=f"one of: {', '.join(known)}", suggestion=nearest(name, known)
+    )
+
+
+def path_of(name: str) -> Path:
+    """The file of a profile.
+
+    Raises:
+        SpecError: there is none; the message has the nearest name.
+    """
+    if name not in names():
+        raise unknown(name)
+    return next(path for folder in folders() if (path := folder / f"{name}.yaml").is_file())
+
+
+def load_profile(name: str) -> Profile:
+    """Read and check a profile.
+
+    Raises:
+        SpecError: there is no such profile, or the file has mistakes (each with its place).
+    """
+    from emulation.profile import Profile
+    from harness.load import load_yaml_model
+
+    return load_yaml_model(path_of(name), Profile)
