@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class Trial:
     """What the runner hands to a backend.
 
-    Everything that can change the result is in `key`; see `resolve.run_key`.
+    Everything that can change the result is in `key`; see `keys`.
     """
 
     key: str
@@ -38,6 +38,8 @@ class Trial:
     needs: Needs
     import_path: tuple[str, ...] = field(default=())
     """Directories put before `sys.path` in the child (an engine that is not installed)."""
+    key_parts: dict[str, Any] = field(default_factory=dict)
+    """What `key` is the digest of (see `keys`), for people who wonder why two trials differ."""
 
     @property
     def directory_name(self) -> str:
