@@ -1,0 +1,133 @@
+"""The report on a terminal: the tables, the verdicts, and what has no result.
+
+Colour only supports what the words say, and goes off with `NO_COLOR` or where the output is not a terminal.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.comparison import shown
+from harness.report.content import Content, gather, outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from harness.checks import Verdict
+    from harness.records import Record
+    from harness.references import References
+    from harness.spec import Experiment
+    from harness.tables import CellView, Line, Section, TableView
+
+_KINDS = {"measured": "green", "emulated": "cyan", "published": "magenta"}
+_OUTCOMES = {"kept": "green", "missed": "bold red", "missed (not required)": "yellow", "not judged": "dim"}
+_DISTINCT_AT = 8
+"""More verdicts than this and the kept ones are counted instead of listed."""
+
+
+def show(
+    experiment: Experiment,
+    records: Sequence[Record],
+    *,
+    references: References | None = None,
+    written: Mapping[str, Path] | None = None,
+    console: Console | None = None,
+) -> None:
+    """Print the report of one experiment to standard output (or to another console)."""
+    from rich.console import Console
+
+    console = console or Console(highlight=False)
+    content = gather(experiment, records, references=references)
+    for table in content.tables:
+        for section in table.sections:
+            console.print(_section(table, section, title=table.title))
+        _notes(console, table)
+    _verdicts(console, content.verdicts)
+    _missing(console, content)
+    for name, path in (written or {}).items():
+        console.print(f"{name:>4}  {path}", markup=False, soft_wrap=True)
+
+
+def _section(table: TableView, section: Section, *, title: str) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    better = "" if section.better == "target" else f", {section.better} is better"
+    drawn = Table(title=Text(f"{title}\n{section.metric}{better}"), box=box.SIMPLE_HEAD, title_justify="left")
+    drawn.add_column(Text(table.row_name))
+    drawn.add_column("where", overflow="fold")
+    for column in table.columns:
+        drawn.add_column(Text(column or section.metric), justify="right", overflow="fold")
+    previous = None
+    for line in section.lines:
+        if previous is not None and line.row != previous:
+            drawn.add_section()
+        drawn.add_row(*_line(line, repeated=line.row == previous))
+        previous = line.row
+    return drawn
+
+
+def _line(line: Line, *, repeated: bool) -> list[Text]:
+    from rich.text import Text
+
+    kind = Text.assemble((line.kind, _KINDS[line.kind]), f", {line.place}")
+    return [Text("" if repeated else line.row, style="bold"), kind, *(_cell(cell) for cell in line.cells)]
+
+
+def _cell(cell: CellView) -> Text:
+    from rich.text import Text
+
+    text = Text(cell.text, style="dim" if cell.reason else "")
+    if cell.ratio_text:
+        text.append(f"\n{cell.ratio_text}", style="bold" if cell.ratio else "dim")
+    return text
+
+
+def _notes(console: Console, table: TableView) -> None:
+    if table.baseline:
+        console.print(f"Ratios: over {table.baseline}, same target; above 1 is better.", style="dim", markup=False)
+    for claim in table.claims:
+        console.print(
+            f"published: {claim.text}, {claim.column_title} ({claim.paper.title}; {claim.place})",
+            style=_KINDS["published"],
+            markup=False,
+        )
+    console.print()
+
+
+def _verdicts(console: Console, verdicts: Sequence[Verdict]) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    if not verdicts:
+        return
+    brief = len(verdicts) > _DISTINCT_AT
+    listed = [v for v in verdicts if not brief or v.passed is not True]
+    drawn = Table(title="Verdicts", box=box.SIMPLE_HEAD, title_justify="left")
+    for name in ("verdict", "expectation", "ours", "published", "reason"):
+        drawn.add_column(name, overflow="fold")
+    for verdict in listed:
+        word = Text(f"{verdict.word}\n{outcome(verdict)}", style=_OUTCOMES[outcome(verdict)])
+        ours = f"{shown(verdict.ours)}\n{verdict.ours.target}" if verdict.ours else str(verdict.target or "")
+        place = f"\n{verdict.place}" if verdict.place else ""
+        theirs = f"{verdict.theirs.text}\n{verdict.theirs.place}" if verdict.theirs else ""
+        drawn.add_row(word, *map(Text, (f"{verdict.expectation}{place}", ours, theirs, verdict.reason)))
+    if listed:
+        console.print(drawn)
+    if len(listed) < len(verdicts):
+        console.print(f"{len(verdicts) - len(listed)} further expectations kept.", style="green")
+
+
+def _missing(console: Console, content: Content) -> None:
+    if not content.missing:
+        return
+    console.print("Trials without a result", style="bold")
+    for missing in content.missing:
+        console.print(f"  {missing.cell} [{missing.target}] {missing.reason}", markup=False)
