@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from emulation.units import render
-from harness.api import Better, Bytes, Duration, EngineSpec, Metric, MetricKind, Problem
+from harness.api import Better, Bytes, EngineSpec, Metric, MetricKind, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -46,11 +46,8 @@ class Spec(EngineSpec):
     """`retain`: the C allocator keeps freed memory, as the allocators of TensorFlow do, so that gRPC does not fault
     in new pages for every large message. `system`: glibc's defaults, which make gRPC several times slower on a
     virtual machine."""
-    timeout: Duration = Field(default=60.0, gt=0, le=3600)
-    """Longest wait for the other rank before the trial fails with an error that says what was waited for."""
 
     VERSION: ClassVar[str] = "1"
-    UNHASHED: ClassVar[frozenset[str]] = frozenset({"timeout"})
     METRICS: ClassVar[tuple[Metric, ...]] = (
         Metric(
             "step_time", "s", MetricKind.TIME, Better.LOWER,

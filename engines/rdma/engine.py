@@ -1,0 +1,52 @@
+"""The adapter: what the harness calls."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from engines.rdma.spec import Spec, size_label
+from harness.api import Engine, Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from emulation.profile import Profile
+    from harness.api import EmulationContext, EngineSpec, Measurement, RunContext
+
+
+class RdmaEngine(Engine):
+    """Moves tensors between two processes, several ways, on the same bytes."""
+
+    Spec: ClassVar[type[EngineSpec]] = Spec
+
+    def plan(self, spec: Spec, profile: Profile) -> Plan:  # noqa: ARG002 - what is moved does not depend on hardware
+        """List what is moved and how; the same on every backend."""
+        from engines.rdma import models
+        from engines.rdma.tensors import ITEM_BYTES, Payload, Tensor
+
+        payloads = [models.load(name) for name in spec.models]
+        for size in spec.sizes:
+            shape = (size // ITEM_BYTES[spec.dtype],)
+            payloads.append(Payload(size_label(size), (Tensor("tensor", shape, spec.dtype),)))
+        return Plan(
+            {
+                "transports": list(spec.transports),
+                "payloads": [payload.to_json() for payload in payloads],
+                "allocator": spec.allocator,
+            }
+        )
+
+    def predict(self, plan: Plan, context: EmulationContext) -> Iterator[Measurement]:
+        """Step times from the profile's software costs and links."""
+        from engines.rdma import lowering
+
+        yield from lowering.predict(plan, context)
+
+    def run(self, plan: Plan, context: RunContext) -> Iterator[Measurement]:
+        """Move the payloads for real."""
+        from engines.rdma import worker
+
+        yield from worker.run(worker.Job.from_plan(plan), context)
+
+
+ENGINE = RdmaEngine()
