@@ -1,0 +1,33 @@
+"""What each kind of node costs on a topology: a fixed time, then bytes that share links."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from emulation.figures import Grade
+
+Family = Literal["host", "compute", "memory", "p2p", "collective"]
+FAMILIES: tuple[Family, ...] = ("host", "compute", "memory", "p2p", "collective")
+"""Models whose errors have different sizes; a claimed band is kept for each."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """First `fixed` picoseconds in which nothing is shared, then `work` bytes as a fluid over `weights`."""
+
+    family: Family
+    grade: Grade
+    fixed: int = 0
+    work: float = 0.0
+    """Bytes of progress; 0 for none."""
+    weights: tuple[tuple[int, float], ...] = field(default=())
+    """(link, capacity used per byte of progress)."""
+    cap: float = math.inf
+    """Bytes of progress per second that it cannot exceed."""
+    traffic: tuple[tuple[int, float], ...] = field(default=())
+    """(link, bytes that cross it)."""
+    method: str = ""
+    """How it is carried out, where there was a choice (`ring-ll128`)."""
