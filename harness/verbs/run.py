@@ -2,65 +2,146 @@
 
 from __future__ import annotations
 
-import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import Exit, SpecError
+from harness.output import complain, emit
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from harness.checks import Verdict
     from harness.load import Loaded
     from harness.records import Record
+    from harness.store import Store
     from harness.trial import Trial
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    loaded: Loaded
+    trials: list[Trial]
 
 
 def run(args: argparse.Namespace) -> int:
     """Run every spec named; the exit code is the worst of theirs."""
-    prepared = [_prepare(Path(name), args) for name in args.specs]
-    return max(_run_one(loaded, trials, args) for loaded, trials in prepared)
-
-
-def _prepare(path: Path, args: argparse.Namespace) -> tuple[Loaded, list[Trial]]:
+    if args.jobs < 0:
+        raise SpecError.single(f"--jobs {args.jobs}", expected="a whole number of at least 0")
     # Every spec is checked before the first one runs: a typo in the last must not cost the hours of the others.
+    prepared = [_prepare(Path(name), args) for name in args.specs]
+    codes = []
+    for one in prepared:
+        codes.append(_run_one(one, args))
+        if codes[-1] == Exit.INTERRUPTED:
+            break
+    return max(codes)
+
+
+def _prepare(path: Path, args: argparse.Namespace) -> _Prepared:
     from harness.load import load_experiment
     from harness.resolve import resolve
 
     loaded = load_experiment(path, args.set)
-    return loaded, resolve(loaded, on=args.on)
+    return _Prepared(loaded, resolve(loaded, on=args.on))
 
 
-def _run_one(loaded: Loaded, trials: list[Trial], args: argparse.Namespace) -> int:
-    from harness import checks, progress, project, references, runner
-    from harness.store import Store
+def _run_one(prepared: _Prepared, args: argparse.Namespace) -> int:
+    from harness import checks, progress, references, runner
+    from harness.verbs import stores
 
-    if args.jobs < 0:
-        raise SpecError.single(f"--jobs {args.jobs}", expected="a whole number of at least 0")
-    store = Store(Path(args.out) if args.out else project.runs())
-    address = args.on if args.on.startswith("ray://") else ""
-    options = runner.RunOptions(mode=args.mode, jobs=args.jobs, fail_fast=args.fail_fast, ray_address=address)
+    store = stores.opened(args)
+    options = runner.RunOptions(
+        mode=args.mode,
+        jobs=args.jobs,
+        fail_fast=args.fail_fast,
+        ray_address=args.on if args.on.startswith("ray://") else "",
+    )
     with progress.listener(as_json=args.json, quiet=args.quiet) as listener:
-        outcome = runner.run(trials, store=store, options=options, listener=listener)
+        outcome = runner.run(prepared.trials, store=store, options=options, listener=listener)
     published = references.load_all()
-    verdicts = checks.judge(loaded.experiment, outcome.records, published)
-    written = {} if args.no_report else _write_reports(loaded, outcome.records, store)
-    _show(loaded, outcome.records, verdicts, written, args)
+    experiment = prepared.loaded.experiment
+    verdicts = checks.judge(experiment, outcome.records, published)
+    written = {} if args.no_report else reports(prepared.loaded, outcome.records, store)
+    show(prepared.loaded, outcome.records, verdicts, written, args)
     if args.junit:
         from harness.report import junit
 
-        junit.write(Path(args.junit), loaded.experiment, outcome.records, verdicts)
+        junit.write(Path(args.junit), experiment, outcome.records, verdicts)
     if outcome.interrupted:
         return int(Exit.INTERRUPTED)
     return int(checks.exit_code(verdicts, outcome.records))
 
 
-def _write_reports(loaded: Loaded, records: list[Record], store: object) -> dict[str, Path]:
-    raise NotImplementedError
+def reports(loaded: Loaded, records: Sequence[Record], store: Store, to: Path | None = None) -> dict[str, Path]:
+    """Write the report files beside the run directory (or to `to`); what the extra is needed for is left out."""
+    from importlib.util import find_spec
+
+    from harness import report
+
+    formats = ["md", "csv"]
+    if all(find_spec(module) for module in ("jinja2", "matplotlib")):
+        formats.insert(0, "html")
+    else:
+        complain("no HTML page: it needs pip install 'harness[report]'")
+    directory = to or store.directory / loaded.experiment.name / "report"
+    return report.write(loaded.experiment, records, directory=directory, formats=formats, locate=store.record_directory)
 
 
-def _show(
-    loaded: Loaded, records: list[Record], verdicts: list[Verdict], written: dict[str, Path], args: argparse.Namespace
+def show(
+    loaded: Loaded,
+    records: Sequence[Record],
+    verdicts: Sequence[Verdict],
+    written: dict[str, Path],
+    args: argparse.Namespace,
 ) -> None:
-    sys.stdout.write("")
+    """The tables, verdicts and files on a terminal, or one JSON document."""
+    if args.json:
+        emit(summary(loaded, records, verdicts, written))
+        return
+    from harness.report import terminal
+
+    terminal.show(loaded.experiment, records, written=written)
+    if getattr(args, "verbose", False):
+        for record in records:
+            if record.failure and record.failure.log_tail:
+                complain(f"--- {record.cell} on {record.target.backend}: {record.state}\n{record.failure.log_tail}")
+
+
+def summary(
+    loaded: Loaded, records: Sequence[Record], verdicts: Sequence[Verdict], written: dict[str, Path]
+) -> dict[str, Any]:
+    """What `--json` prints at the end of a run."""
+    return {
+        "event": "summary",
+        "spec": loaded.experiment.name,
+        "trials": [
+            {
+                "key": r.key,
+                "cell": r.cell,
+                "backend": r.target.backend,
+                "hardware": r.target.hardware,
+                "state": str(r.state),
+                "result_digest": r.result_digest,
+            }
+            for r in records
+        ],
+        "verdicts": [
+            {
+                "expectation": v.expectation,
+                "word": str(v.word),
+                "passed": v.passed,
+                "required": v.required,
+                "reason": v.reason,
+                "target": str(v.target) if v.target else None,
+                "ours": v.ours.value if v.ours else None,
+                "kind": str(v.ours.kind) if v.ours else None,
+                "unit": v.ours.unit if v.ours else None,
+                "published": v.theirs.path if v.theirs else None,
+            }
+            for v in verdicts
+        ],
+        "report": {name: str(path) for name, path in written.items()},
+    }

@@ -1,0 +1,141 @@
+"""`harness ls`: what there is to name in a spec, and what has been recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import Exit, SpecError, nearest
+from harness.output import columns, complain, emit, say
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+
+def run(args: argparse.Namespace) -> int:
+    """List one kind of thing; a second word narrows it to one name."""
+    lister: Callable[[argparse.Namespace], list[dict[str, Any]]] = globals()[f"_{args.what}"]
+    rows = lister(args)
+    if args.json:
+        emit(rows)
+    elif rows:
+        say(columns([tuple(rows[0]), *(tuple(str(v) for v in row.values()) for row in rows)], indent=""))
+    else:
+        complain(f"no {args.what}")
+    return int(Exit.OK)
+
+
+def _only(rows: list[dict[str, Any]], name: str, key: str) -> list[dict[str, Any]]:
+    if not name:
+        return rows
+    kept = [row for row in rows if row[key] == name]
+    if not kept:
+        raise SpecError.single(f"no {key} {name!r}", suggestion=nearest(name, [str(r[key]) for r in rows]))
+    return kept
+
+
+def _specs(args: argparse.Namespace) -> list[dict[str, Any]]:
+    from harness import project
+    from harness.document import read
+
+    root = project.root()
+    rows = []
+    for path in sorted((root / "specs").rglob("*.yaml")):
+        if path.is_relative_to(root / "specs" / "hardware"):
+            continue
+        try:
+            data = read(path).data
+        except SpecError as error:
+            complain(str(error))
+            continue
+        engine = data.get("engine", {})
+        rows.append(
+            {
+                "name": data.get("name", ""),
+                "engine": engine.get("name", "") if isinstance(engine, dict) else "",
+                "file": str(path.relative_to(root)),
+                "description": " ".join(str(data.get("description", "")).split()),
+            }
+        )
+    return _only(rows, args.name, "name")
+
+
+def _engines(args: argparse.Namespace) -> list[dict[str, Any]]:
+    from harness import registry
+
+    rows: list[dict[str, Any]] = [
+        {"name": found.name, "package": found.package, "state": found.error or "ok"} for found in registry.listing()
+    ]
+    return _only(rows, args.name, "name")
+
+
+def _hardware(args: argparse.Namespace) -> list[dict[str, Any]]:
+    from harness import hardware
+
+    rows = []
+    for name in hardware.names():
+        profile = hardware.load_profile(name)
+        has = profile.capabilities()
+        rows.append(
+            {
+                "name": name,
+                "hosts": has.hosts,
+                "gpus/host": has.gpus,
+                "rdma": "yes" if has.rdma else "no",
+                "grade": str(profile.grade),
+                "description": " ".join(profile.description.split()),
+            }
+        )
+    return _only(rows, args.name, "name")
+
+
+def _metrics(args: argparse.Namespace) -> list[dict[str, Any]]:
+    from harness import registry
+
+    return [
+        {
+            "engine": name,
+            "metric": metric.name,
+            "unit": metric.unit,
+            "better": str(metric.better),
+            "labels": ",".join(metric.labels),
+            "description": metric.description,
+        }
+        for name in ([args.name] if args.name else registry.names())
+        for metric in registry.find(name).Spec.METRICS
+    ]
+
+
+def _references(args: argparse.Namespace) -> list[dict[str, Any]]:
+    from emulation.units import render
+    from harness import references
+
+    published = references.load_all()
+    papers = [args.name] if args.name else published.papers()
+    rows = []
+    for path in published.names(papers):
+        found = published.find(path)
+        value = "" if found.value is None else render(found.value, found.unit)
+        rows.append({"path": path, "value": value, "bound": str(found.bound), "source": found.place})
+    return rows
+
+
+def _runs(args: argparse.Namespace) -> list[dict[str, Any]]:
+    from harness import project
+    from harness.store import Store
+
+    entries = Store(Path(args.out) if args.out else project.runs()).list(spec=args.name)
+    return [
+        {
+            "key": e.key if args.json else e.key[:12],
+            "spec": e.spec,
+            "cell": e.cell,
+            "backend": e.backend,
+            "hardware": e.hardware,
+            "state": e.state,
+            "started": e.started,
+            "seconds": e.seconds if args.json else f"{e.seconds:.2f}",
+        }
+        for e in entries
+    ]

@@ -1,0 +1,33 @@
+"""`harness report`: write the report of what has been recorded; nothing is run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.verbs import run as run_verb
+from harness.verbs import stores
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def run(args: argparse.Namespace) -> int:
+    """Judge and lay out the records there are, as `run --mode read-only` would, and write the files."""
+    from harness import checks, references, runner
+    from harness.load import load_experiment
+    from harness.progress import Silent
+    from harness.resolve import resolve
+
+    loaded = load_experiment(Path(args.specs[0]), args.set)
+    store = stores.opened(args)
+    options = runner.RunOptions(mode="read-only")
+    outcome = runner.run(resolve(loaded, on=args.on), store=store, options=options, listener=Silent())
+    verdicts = checks.judge(loaded.experiment, outcome.records, references.load_all())
+    written = run_verb.reports(loaded, outcome.records, store, Path(args.to) if args.to else None)
+    run_verb.show(loaded, outcome.records, verdicts, written, args)
+    if args.junit:
+        from harness.report import junit
+
+        junit.write(Path(args.junit), loaded.experiment, outcome.records, verdicts)
+    return int(checks.exit_code(verdicts, outcome.records))
