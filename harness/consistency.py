@@ -82,6 +82,8 @@ def _targets(on: Any) -> Iterator[Problem]:
     known = hardware.names()
     targets = on if isinstance(on, list) else [on]
     seen: list[tuple[Any, Any]] = []
+    if on == []:
+        yield Problem(("on",), "no target is named", "a backend and hardware, or a list of them", at_key=True)
     for index, target in enumerate(targets):
         if not isinstance(target, dict):
             continue
@@ -190,9 +192,12 @@ def _swept_path(names: Names, choice: sweep.Choice, swept_paths: Sequence[str]) 
     elif not sweepable(names, path):
         known = [f"{section}.{name}" for section, model in SWEEPABLE.items() for name in fields(model)]
         known += [f"engine.{name}" for name in fields(names.engine) if name != "name"] if names.engine else []
-        within = [k for k in known if k.startswith(f"{path.split('.')[0]}.")] or known
+        head, _, tail = path.partition(".")
+        within = [k for k in known if k.startswith(f"{head}.")]
+        meant = nearest(tail, [k.partition(".")[2] for k in within])
+        hint = f"{head}.{meant}" if meant else "" if within else nearest(path, known)
         what = f"cannot sweep '{path}'"
-        yield Problem(place, what, f"one of: {', '.join(within)}", nearest(path, known), at_key=True)
+        yield Problem(place, what, f"one of: {', '.join(within or known)}", hint, at_key=True)
 
 
 # --- tables and expectations

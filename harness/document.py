@@ -49,7 +49,7 @@ class Spot:
     value: Position
     key: Position | None = None
     block: bool = False
-    """Whether the value is a mapping or list, which the key points to better than its own first character."""
+    """Whether the key points to the value better than its own first character: a mapping, a list, or nothing."""
 
 
 @dataclass(frozen=True)
@@ -264,7 +264,7 @@ class _Builder:
         if id(node) in within or len(within) > MAX_DEPTH:
             reason = "an alias to something it is part of" if id(node) in within else "aliases nested too deep"
             raise _fatal(reason, f"at most {MAX_DEPTH} levels", where, self.lines)
-        self.spots[path] = Spot(where, key, block=not isinstance(node, ScalarNode))
+        self.spots[path] = Spot(where, key, block=not isinstance(node, ScalarNode) or where.length == 0)
         if isinstance(node, ScalarNode):
             return self._scalar(node, path, where)
         if node.tag not in (TAG + "map", TAG + "seq"):
@@ -361,7 +361,7 @@ class _Builder:
         line = start.line + 1
         text = self.lines[start.line] if start.line < len(self.lines) else ""
         stop = end.column if end.line == start.line else len(text.rstrip())
-        return Position(self.file, line, start.column + 1, max(1, stop - start.column))
+        return Position(self.file, line, start.column + 1, stop - start.column)
 
 
 def _shown_tag(tag: str) -> str:

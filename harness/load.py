@@ -58,11 +58,13 @@ def load_experiment(path: Path | str, overrides_: Sequence[str] = ()) -> Loaded:
     Raises:
         SpecError: everything that is wrong with it, in the order of its lines.
     """
-    document, changed = overrides.apply(read_with_bases(Path(path)), overrides_)
+    document = read_with_bases(Path(path))
     if not isinstance(document.data, dict):
-        raise SpecError(
-            [*document.problems, document.place(Problem((), "a spec is a mapping", "'schema: 1' and so on"))]
+        what = Problem(
+            (), f"the document is {describe(document.data)}", "a mapping: 'schema: 1', 'name: ...' and so on"
         )
+        raise SpecError(_distinct(document, [*document.problems, what]))
+    document, changed = overrides.apply(document, overrides_)
     checked = _Check(document, changed)
     found = [*document.problems, *checked.run()]
     if found:

@@ -80,7 +80,7 @@ def _path(data: Any, steps: list[str]) -> tuple[Keys, str]:
                 return (), f"'{'.'.join(map(str, path))}' is a list of {len(here)} and has no item {step!r}"
             here = here[int(step)]
             path.append(int(step))
-        elif step == "0" and path == ["on"] and isinstance(here, dict):
+        elif step == "0" and path == ["on"] and (here is None or isinstance(here, dict)):
             # One target written without a list is the list's first.
             continue
         else:

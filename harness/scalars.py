@@ -54,7 +54,7 @@ def scalar(tag: str, text: str) -> Any:
     if "inf" in text.lower() or "nan" in text.lower() or not math.isfinite(float(text)):
         raise ValueError(f"{text} is not a finite number")
     value = float(text)
-    exact = "." not in text and value.is_integer() and abs(value) < 2**53
+    exact = "e" in text.lower() and "." not in text and value.is_integer() and abs(value) < 2**53
     return int(value) if exact else value
 
 

@@ -31,19 +31,24 @@ class Needs(Strict):
     """What the experiment cannot do without; a backend that lacks it gives `unsupported`, never a fallback."""
 
     hosts: int = Field(default=1, ge=1)
+    """Machines."""
     gpus: int = Field(default=0, ge=0)
     """Per host."""
     gpu_memory: Bytes = 0
+    """Of each GPU."""
     memory: Bytes = 0
     """Per host."""
     rdma: bool = False
+    """An RDMA device (InfiniBand, RoCE) in every host."""
 
 
 class RepeatSpec(Strict):
     """How often each measured thing is done, and the seed of every random draw."""
 
     warmup: int = Field(default=1, ge=0, le=10_000)
+    """Repetitions that are not counted."""
     runs: int = Field(default=5, ge=1, le=1_000_000)
+    """Repetitions that are: the samples of a measurement."""
     seed: int = Field(default=0, ge=0, lt=2**63)
 
 
@@ -64,6 +69,7 @@ class Limits(Strict):
     """What a trial may use before it is stopped."""
 
     timeout: Duration = Field(default=600.0, gt=0)
+    """Time a trial may take."""
     memory: Bytes = 0
     """Resident bytes of the trial's processes together; 0 is no limit."""
     retries: int = Field(default=0, ge=0, le=100)
@@ -74,9 +80,11 @@ class Table(Strict):
     """How results are laid out: one cell per (row, column), found by label or by swept path."""
 
     title: str = ""
+    """Heading; made from the metrics where it is empty."""
     rows: str
     """A label of the metric (`transport`) or a path in the spec (`engine.model`)."""
     columns: str = ""
+    """The same for columns; empty for a single one."""
     value: list[str] | str
     """One metric, or several shown under one another."""
     baseline: dict[str, Scalar] = Field(default_factory=dict)
@@ -91,6 +99,7 @@ class Expectation(Strict):
     """What must hold for the run to exit with 0."""
 
     metric: str
+    """A metric that the engine declares."""
     where: dict[str, Scalar] = Field(default_factory=dict)
     """Label or path to value; it must select at least one measurement."""
     on: Literal["local", "emulated", "ray", ""] = ""
@@ -98,11 +107,15 @@ class Expectation(Strict):
     baseline: dict[str, Scalar] = Field(default_factory=dict)
     """Judge the ratio to this cell instead of the value itself; above 1 means better than the baseline."""
     at_least: float | str | None = None
+    """Lower bound, with its unit (`10 GB/s`); a bare number for ratios and counts."""
     at_most: float | str | None = None
+    """Upper bound."""
     equals: float | str | None = None
+    """The value, up to `tolerance`."""
     reference: str = ""
     """A published cell: `paper/table/row/column`."""
     tolerance: Fraction = 0.0
+    """Share of the bound or the published figure by which a value may miss it."""
     required: bool = True
     """False: the verdict is shown, and does not change the exit code."""
 
@@ -111,19 +124,24 @@ class Experiment(Strict):
     """A whole spec file, after `extends` and overrides."""
 
     schema_: Literal[1] = Field(alias="schema")
+    """Version of this format."""
     name: str = Name
+    """Letters, digits, `.`, `_` and `-`, at most 80, beginning with a letter or digit; it names the run directory."""
     description: str = ""
+    """The question this experiment answers."""
     paper: str = ""
     """Key of a file under results/published."""
     engine: dict[str, Any]
+    """Which engine (`name`), and the engine's own fields."""
     on: list[Target] | Target = Field(default_factory=Target)
     """One target, or several: the same experiment on each."""
     needs: Needs = Field(default_factory=Needs)
     repeat: RepeatSpec = Field(default_factory=RepeatSpec)
     sweep: Sweep = Field(default_factory=Sweep)
     faults: list[dict[str, Any]] = Field(default_factory=list, max_length=0)
-    """No fault can be injected by this release; the key is kept so that specs need not change."""
+    """Nothing yet: no fault can be injected by this release; the key is kept so that specs need not change."""
     limits: Limits = Field(default_factory=Limits)
     tables: list[Table] = Field(default_factory=list)
     expect: list[Expectation] = Field(default_factory=list)
     extends: str = ""
+    """A spec in the same project to start from: maps are merged, lists and scalars replaced, null takes away."""

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from harness.errors import Problem, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
 
     from pydantic_core import ErrorDetails
 
@@ -70,7 +70,7 @@ def problems(error: ValidationError, data: Any, model: type[BaseModel], within: 
     found: dict[tuple[Keys, bool], Problem] = {}
     for detail in error.errors(include_url=False):
         path = document_path(detail, data)
-        problem = _problem(detail, path, model, within)
+        problem = _problem(detail, path, data, model, within)
         slot = (path, detail["type"] == "extra_forbidden")
         found[slot] = _either(found[slot], problem) if slot in found else problem
     deeper = {path[:length] for path, _ in found for length in range(len(path))}
@@ -95,6 +95,9 @@ def document_path(detail: ErrorDetails, data: Any) -> Keys:
         elif not (detail["type"] == "missing" and place == len(location) - 1):
             continue
         path.append(step)
+    kind = str(detail.get("ctx", {}).get("discriminator", "")).strip("'")
+    if detail["type"] == "union_tag_invalid" and isinstance(here, dict) and kind in here:
+        path.append(kind)
     return tuple(path)
 
 
@@ -174,7 +177,7 @@ def _either(first: Problem, second: Problem) -> Problem:
     return Problem(first.path, first.what, " or ".join(filter(None, wanted)), first.suggestion or second.suggestion)
 
 
-def _problem(detail: ErrorDetails, path: Keys, model: type[BaseModel], within: Keys) -> Problem:
+def _problem(detail: ErrorDetails, path: Keys, data: Any, model: type[BaseModel], within: Keys) -> Problem:
     kind, context = detail["type"], detail.get("ctx", {})
     whole = (*within, *path)
     name = f"'{dotted(whole)}'" if whole else "the document"
@@ -184,16 +187,19 @@ def _problem(detail: ErrorDetails, path: Keys, model: type[BaseModel], within: K
     if kind == "missing":
         section = f" in '{dotted(whole[:-1])}'" if whole[:-1] else ""
         return said(f"missing field '{whole[-1]}'{section}", _meaning(path, model))
-    value = detail["input"]
+    value = _at(data, path)
     if kind in {"literal_error", "enum", "union_tag_invalid"}:
         choices = re.findall(r"'([^']*)'", str(context.get("expected") or context.get("expected_tags", "")))
         text = str(context.get("expected") or context.get("expected_tags", ""))
         hint = nearest(value, choices) if isinstance(value, str) else ""
         return said(f"{name} is {describe(value)}", f"one of {text}" if len(choices) > 1 else text, hint)
     if kind in {"value_error", "assertion_error"}:
-        return _custom(detail, whole, name)
+        return _custom(detail, value, whole, name)
     if kind in _WITH_LIMIT:
         key, words = _WITH_LIMIT[kind]
+        meaning = _description(path, model).split("; ")[0]
+        if meaning and (kind == "string_pattern_mismatch" or context.get("max_length") == 0):
+            return said(f"{name} is {describe(value)}", meaning[:1].lower() + meaning[1:])
         return said(f"{name} is {describe(value)}", words.format(_limit(context.get(key))))
     expected = _EXPECTED.get(kind, "")
     if not expected:
@@ -205,16 +211,19 @@ def _limit(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _custom(detail: ErrorDetails, whole: Keys, name: str) -> Problem:
+def _at(data: Any, path: Keys) -> Any:
+    """What the document says; pydantic's `input` may be what a validator made of it."""
+    for step in path:
+        data = data[step]
+    return data
+
+
+def _custom(detail: ErrorDetails, value: Any, whole: Keys, name: str) -> Problem:
     """A validator's own words; those of quantities and of cross-field checks already say what was expected."""
     reason = str(detail.get("ctx", {}).get("error") or detail["msg"])
     what, _, expected = reason.partition("; expected ")
-    value = detail["input"]
-    shown = (
-        f"{name}: {what}"
-        if isinstance(value, dict | list) or repr(value) in what
-        else f"{name} is {describe(value)}: {what}"
-    )
+    told = isinstance(value, dict | list) or (isinstance(value, str) and repr(value) in what)
+    shown = f"{name}: {what}" if told else f"{name} is {describe(value)}: {what}"
     return Problem(whole, shown, expected)
 
 
@@ -230,11 +239,15 @@ def _unknown(path: Keys, model: type[BaseModel], within: Keys) -> Problem:
 
 
 def _meaning(path: Keys, model: type[BaseModel]) -> str:
-    """What a missing field is for, from its documentation."""
-    descriptions: Mapping[str, str | None] = {
-        info.alias or name: info.description
-        for m in models_at(model, path[:-1])
-        for name, info in m.model_fields.items()
-    }
-    text = " ".join((descriptions.get(str(path[-1])) or "").split()).split("; ")[0].split(". ")[0].rstrip(".")
+    """What a missing field is for."""
+    text = _description(path, model).split("; ")[0].split(". ")[0]
     return f"'{path[-1]}: ...' ({text})" if text else f"'{path[-1]}: ...'"
+
+
+def _description(path: Keys, model: type[BaseModel]) -> str:
+    """A field's documentation, in one line."""
+    for owner in models_at(model, path[:-1]):
+        for name, info in owner.model_fields.items():
+            if path and path[-1] == (info.alias or name):
+                return " ".join((info.description or "").split()).rstrip(".")
+    return ""
