@@ -49,11 +49,14 @@ def test_a_new_engine_is_listed_validated_and_run(installed, tmp_path):
     done = harness("run", str(spec), "--out", str(tmp_path), "--no-report", site=site)
     assert done.returncode == 0, done.stderr
     records = [json.loads(p.read_text()) for p in sorted(tmp_path.rglob("record.json"))]
-    assert sorted((r["target"]["backend"], r["state"]) for r in records) == [("emulated", "ok")] * 2 + [("local", "ok")] * 2
+    assert (
+        sorted((r["target"]["backend"], r["state"]) for r in records)
+        == [("emulated", "ok")] * 2 + [("local", "ok")] * 2
+    )
 
 
 def test_its_cross_field_check_points_at_the_line(installed, tmp_path):
-    spec, site = installed
+    _, site = installed
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text("schema: 1\nname: wrong\nengine:\n  name: mycopy\n  size: 1 KiB\n  piece: 2 KiB\n")
     done = harness("validate", str(wrong), site=site)

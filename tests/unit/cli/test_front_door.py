@@ -70,7 +70,8 @@ def test_the_surface_is_frozen():
         verb: sorted(max(a.option_strings, key=len) for a in parser._actions if a.option_strings and a.dest != "help")
         for verb, parser in sub.choices.items()
     }
-    running = ["--fail-fast", "--jobs", "--json", "--junit", "--mode", "--no-report", "--on", "--out", "--quiet", "--set"]
+    running = ["--fail-fast", "--jobs", "--json", "--junit", "--mode", "--no-report", "--on", "--out"]
+    running += ["--quiet", "--set"]
     assert surface == {
         "run": [*running, "--verbose"],
         "predict": [*running, "--verbose"],
@@ -110,6 +111,11 @@ def test_a_slip_on_the_command_line_suggests_what_was_meant(argv, hint, capsys):
 
 def test_a_reader_that_goes_away_is_no_error(tmp_path):
     done = subprocess.run(
-        f"{sys.executable} -m harness ls engines | true", shell=True, capture_output=True, text=True, cwd=tmp_path, check=False
+        f"{sys.executable} -m harness ls engines | true",
+        shell=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
     )
     assert "Traceback" not in done.stderr
