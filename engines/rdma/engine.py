@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from engines.rdma.spec import Spec, size_label
+from engines.rdma.spec import ITEM_BYTES, size_label
+from engines.rdma.spec import Spec as RdmaSpec
 from harness.api import Engine, Plan
 
 if TYPE_CHECKING:
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
 class RdmaEngine(Engine):
     """Moves tensors between two processes, several ways, on the same bytes."""
 
-    Spec: ClassVar[type[EngineSpec]] = Spec
+    Spec: ClassVar[type[EngineSpec]] = RdmaSpec
 
-    def plan(self, spec: Spec, profile: Profile) -> Plan:  # noqa: ARG002 - what is moved does not depend on hardware
+    def plan(self, spec: RdmaSpec, profile: Profile) -> Plan:  # noqa: ARG002 - what is moved does not depend on hardware
         """List what is moved and how; the same on every backend."""
         from engines.rdma import models
-        from engines.rdma.tensors import ITEM_BYTES, Payload, Tensor
+        from engines.rdma.tensors import Payload, Tensor
 
         payloads = [models.load(name) for name in spec.models]
         for size in spec.sizes:

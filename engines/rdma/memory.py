@@ -42,4 +42,5 @@ def retain_freed_memory() -> bool:
     if not hasattr(library, "mallopt"):
         return False
     settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_ARENA_MAX, 1))
-    return all([library.mallopt(parameter, value) == 1 for parameter, value in settings])
+    taken = [library.mallopt(parameter, value) == 1 for parameter, value in settings]
+    return all(taken)

@@ -39,7 +39,7 @@ def resnet_50() -> nn.Module:
     """ResNet-50 (He et al. 2016): transformers' default configuration, with its 1000-class head."""
     from transformers import ResNetConfig, ResNetForImageClassification
 
-    return ResNetForImageClassification(ResNetConfig(num_labels=1000))
+    return ResNetForImageClassification(ResNetConfig.from_dict({"num_labels": 1000}))
 
 
 def bert_base() -> nn.Module:

@@ -235,7 +235,7 @@ class SharedMemoryChannel:
             return Status.STALE_REGION
         live, address, size, rkey, access, registered = self._segment.entry(remote.region)
         known = live and registered == epoch and rkey == remote.rkey and address == remote.address
-        inside = 0 <= at and at + nbytes <= size
+        inside = at >= 0 and at + nbytes <= size
         return Status.SUCCESS if known and inside and access & need else Status.REMOTE_ACCESS
 
     def _complete(self, operation: Operation, status: Status, nbytes: int, signaled: bool) -> Ticket:
@@ -249,10 +249,9 @@ class SharedMemoryChannel:
 
     def send(self, message: bytes) -> Ticket:
         """Append to the peer's mailbox."""
+        status = Status.SUCCESS if self.alive() else Status.RETRY_EXCEEDED
         if self._failed:
             status = Status.FLUSHED
-        else:
-            status = Status.SUCCESS if self.alive() else Status.RETRY_EXCEEDED
         if status is Status.SUCCESS:
             self._outbox.put(message)
         return self._complete(Operation.SEND, status, len(message), True)
@@ -287,12 +286,12 @@ def _parse_address(text: str) -> dict[str, Any]:
         peer = json.loads(text)
     except ValueError as error:
         raise InvalidDescriptor(f"a device address must be JSON: {error}") from None
-    wanted = {"uid": str, "pid": int, "file": int, "inode": int, "nbytes": int}
+    wanted: dict[str, type] = {"uid": str, "pid": int, "file": int, "inode": int, "nbytes": int}
     if not isinstance(peer, dict) or set(peer) != set(wanted):
         raise InvalidDescriptor(f"a device address must have exactly the fields {', '.join(wanted)}")
     for name, kind in wanted.items():
         value = peer[name]
-        if not isinstance(value, kind) or isinstance(value, bool) or (kind is int and value < 0):
+        if not isinstance(value, kind) or isinstance(value, bool) or (isinstance(value, int) and value < 0):
             raise InvalidDescriptor(f"{name!r} of a device address is not a valid {kind.__name__}: {value!r}")
     return peer
 

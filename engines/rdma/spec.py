@@ -14,7 +14,7 @@ from emulation.units import render
 from harness.api import Better, Bytes, EngineSpec, Metric, MetricKind, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 TransportName = Literal["shm", "grpc", "grpc-stream", "tcp"]
 ModelName = Literal["resnet-50", "bert-base", "gpt2-small", "lstm-seq2seq"]
@@ -107,7 +107,7 @@ def size_label(nbytes: int) -> str:
     return render(nbytes, "B")
 
 
-def _repeated(field: str, values: list[str]) -> Iterator[Problem]:
+def _repeated(field: str, values: Sequence[str]) -> Iterator[Problem]:
     seen: set[str] = set()
     for index, value in enumerate(values):
         if value in seen:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from engines.rdma import memory, transports
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from engines.rdma.transports.base import Bytes1D, Receiver, Sender
     from harness.api import Plan, RunContext
 
-SMALL = 2**20
+SMALL = 2**23
 """Payloads below this many bytes are moved several times a sample: one step would time the clock and the scheduler."""
 MOST_STEPS = 50
 WAIT_SECONDS = 60.0
@@ -133,8 +134,8 @@ class _SendingRank:
             for name, sender in self._senders.items():
                 self._session.hear(f"ready for {name}")
                 with self._context.span(f"{name} {payload.name}", stream=name):
-                    times[name].append(self._time(lambda s=sender: _send_all(s, first, count)) / count)
-            copies.append(self._time(lambda: _copy_all(sources, mirror, count)) / count)
+                    times[name].append(self._time(partial(_send_all, sender, first, count)) / count)
+            copies.append(self._time(partial(_copy_all, sources, mirror, count)) / count)
         return copies[repeat.warmup :], {name: values[repeat.warmup :] for name, values in times.items()}
 
     def _time(self, action: Any) -> float:
@@ -217,7 +218,7 @@ def _send_all(sender: Sender, first: int, count: int) -> None:
 def _copy_all(sources: Sequence[Bytes1D], mirror: Sequence[memoryview], count: int) -> None:
     for _ in range(count):
         for source, target in zip(sources, mirror, strict=True):
-            target[:] = memoryview(source)
+            target[:] = source.data
 
 
 def _compare(payload: Payload, transport: str, receiver: Receiver, expected: Sequence[Bytes1D]) -> str:
@@ -227,8 +228,8 @@ def _compare(payload: Payload, transport: str, receiver: Receiver, expected: Seq
         offset = first_difference(received, expected[index])
         if offset is not None:
             return (
-                f"wrong byte: transport {transport!r}, payload {payload.name!r}, tensor {tensor.name!r}, offset {offset} "
-                f"of {tensor.nbytes}: what arrived is not what was sent"
+                f"wrong byte: transport {transport!r}, payload {payload.name!r}, tensor {tensor.name!r}, "
+                f"offset {offset} of {tensor.nbytes}: what arrived is not what was sent"
             )
     return ""
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from engines.rdma.tensors import Payload
     from engines.rdma.transports.base import Bytes1D
 
-WINDOW = 4
-"""Calls under way at once; more did not help on two processors."""
+WINDOW = 8
+"""Calls under way at once: 1, 2, 4, 8 took 159, 119, 87, 82 ms for ResNet-50 on two processors."""
 
 
 class UnarySender:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 FIELDS = (("step", "TYPE_UINT64"), ("index", "TYPE_UINT32"), ("name", "TYPE_STRING"), ("dtype", "TYPE_STRING"),
           ("shape", "TYPE_INT64"), ("content", "TYPE_BYTES"))  # fmt: skip
 
+COPIES = 5
+"""Copies of a tensor's content that `pack` (3) and `unpack` (2) make between them; for predictions."""
+
 
 @cache
 def message_class() -> Any:

@@ -39,7 +39,7 @@ class TcpSender:
     def prepare(self, payload: Payload, sources: Sequence[Bytes1D]) -> None:
         """Remember where the tensors lie."""
         self._what = f"tcp {payload.name}"
-        self._messages = [(PREFIX.pack(i, s.nbytes), memoryview(s)) for i, s in enumerate(sources)]
+        self._messages = [(PREFIX.pack(i, s.nbytes), s.data) for i, s in enumerate(sources)]
 
     def send(self, step: int) -> None:
         """Prefix and payload of every tensor, then wait for the step number to come back."""
