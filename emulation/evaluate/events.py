@@ -1,0 +1,216 @@
+"""The event-driven evaluator: a SimPy run of a workload graph on a topology.
+
+A node starts when everything before it is done (edges and stream order), waits its fixed time, then moves its bytes as
+a fluid, if it has any, and is done. Time is an integer number of picoseconds, and at one instant things happen in this
+order: whatever ends, then whatever starts because of it, and last the computation of new rates, once.
+
+SimPy orders events by time, priority and order of scheduling; everything is scheduled while walking lists in node
+order, so two runs are equal to the picosecond whatever the hash seed. Nothing waits in a generator: callbacks on
+events cost about half as much.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from emulation.cost import Cost
+from emulation.cost.collectives import collective
+from emulation.cost.compute import kernel
+from emulation.cost.memory import local_copy
+from emulation.cost.p2p import message
+from emulation.evaluate.fluid import Activity, Fluids
+from emulation.graph import WorkloadError, check_acyclic, check_devices
+from emulation.meetings import meetings
+from emulation.units import picoseconds
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from emulation.graph import Node, Workload
+    from emulation.meetings import Meeting
+    from emulation.topology import Topology
+
+EVENT_BUDGET = 5_000_000
+AFTER_EVERYTHING = 2
+"""SimPy priority below NORMAL (1): runs when an instant has nothing else left."""
+
+
+class Deadlock(WorkloadError):
+    """Nodes that wait for one another for ever."""
+
+
+class TooManyEvents(WorkloadError):
+    """A workload that would take too long to evaluate."""
+
+
+def node_cost(node: Node, topology: Topology) -> Cost:
+    """What one node costs, by its kind.
+
+    Raises:
+        WorkloadError: the profile lacks a figure or a way for it.
+    """
+    match node.kind:
+        case "host":
+            return Cost("host", node.grade, fixed=picoseconds(node.seconds))
+        case "compute":
+            return kernel(node, topology.model(node.devices[0]))
+        case "copy" if node.devices[0] == node.devices[1]:
+            return local_copy(node, topology)
+        case "copy" | "transfer":
+            return message(node, topology)
+        case "collective":
+            return collective(node, topology)
+    return Cost("host", "measured")
+
+
+class Run:
+    """One evaluation; after `go`, `start` and `end` hold every node's times in picoseconds.
+
+    Raises:
+        WorkloadError: the graph is wrong for this topology, or too large.
+    """
+
+    def __init__(self, workload: Workload, topology: Topology) -> None:
+        check_devices(workload, topology.order)
+        self.workload = workload
+        self.before = workload.predecessors()
+        check_acyclic(workload, self.before)
+        self.meetings: list[Meeting] = meetings(workload)
+        costs: dict[Node, Cost] = {}
+        self.costs = [self._cost(meeting.action, topology, costs) for meeting in self.meetings]
+        self.events = 0
+        check_budget(estimate(self.costs))
+        count = len(workload.nodes)
+        self.start = [-1] * count
+        self.end = [-1] * count
+        self.fluids = Fluids(topology.links, self._describe)
+        self._prepare()
+
+    @staticmethod
+    def _cost(node: Node, topology: Topology, known: dict[Node, Cost]) -> Cost:
+        from dataclasses import replace
+
+        # Training repeats itself: equal nodes at other places in the graph cost the same.
+        key = replace(node, id=0, name="", after=(), stream="", frees=-1, tag="")
+        if key not in known:
+            known[key] = node_cost(node, topology)
+        return known[key]
+
+    def _prepare(self) -> None:
+        count = len(self.workload.nodes)
+        self.meeting_of = [0] * count
+        for index, meeting in enumerate(self.meetings):
+            for node in meeting.nodes:
+                self.meeting_of[node] = index
+        self._later: list[list[int]] = [[] for _ in self.meetings]
+        self._waiting = [0] * len(self.meetings)
+        for node, earlier in enumerate(self.before):
+            index = self.meeting_of[node]
+            self._waiting[index] += len(earlier)
+            for first in earlier:
+                self._later[self.meeting_of[first]].append(index)
+
+    def go(self) -> None:
+        """Evaluate to the end.
+
+        Raises:
+            Deadlock: some nodes could never start; the message names them.
+            Stalled: a link without capacity holds an activity up.
+        """
+        import simpy
+
+        self._env = simpy.Environment(initial_time=0)
+        self._settling = False
+        self._wake = 0
+        for index, waiting in enumerate(self._waiting):
+            if not waiting:
+                self._begin(index)
+        self._env.run()
+        stuck = [node for node, end in enumerate(self.end) if end < 0]
+        if stuck:
+            raise Deadlock(self._who_waits(stuck))
+
+    def _begin(self, index: int) -> None:
+        cost = self.costs[index]
+        for node in self.meetings[index].nodes:
+            self.start[node] = self._env.now
+        self._after(cost.fixed, self._flow if cost.work else self._finish, index)
+
+    def _flow(self, event: Any) -> None:
+        index = event.value
+        cost = self.costs[index]
+        self.fluids.start(index, Activity(cost.weights, cost.cap, cost.work), self._env.now)
+        self._settle_later()
+
+    def _finish(self, event: Any) -> None:
+        self._done(event.value)
+
+    def _done(self, index: int) -> None:
+        for node in self.meetings[index].nodes:
+            self.end[node] = self._env.now
+        for following in self._later[index]:
+            self._waiting[following] -= 1
+            if not self._waiting[following]:
+                self._begin(following)
+
+    def _settle_later(self) -> None:
+        if self._settling:
+            return
+        self._settling = True
+        event = self._env.event()
+        event.callbacks.append(self._settle)
+        # `succeed` would schedule it at NORMAL priority, before what this instant still brings.
+        event._ok, event._value = True, None
+        self._env.schedule(event, priority=AFTER_EVERYTHING)
+
+    def _settle(self, _: Any) -> None:
+        self.events += 1
+        self._settling = False
+        now = self._env.now
+        self.fluids.settle(now)
+        finish = self.fluids.next_finish()
+        self._wake += 1
+        if finish is not None:
+            self._after(finish - now, self._complete, self._wake)
+
+    def _complete(self, event: Any) -> None:
+        if event.value != self._wake:
+            return
+        for index in self.fluids.finished(self._env.now):
+            self._done(index)
+        self._settle_later()
+
+    def _describe(self, index: int) -> str:
+        return self.workload.label(self.meetings[index].nodes[0])
+
+    def _after(self, delay: int, callback: Any, value: int) -> None:
+        self.events += 1
+        self._env.timeout(delay, value).callbacks.append(callback)
+
+    def _who_waits(self, stuck: Sequence[int]) -> str:
+        shown = []
+        for node in stuck[:6]:
+            partners = [n for n in self.meetings[self.meeting_of[node]].nodes if n != node]
+            missing = [n for n in self.before[node] if self.end[n] < 0]
+            reason = missing or [n for p in partners for n in self.before[p] if self.end[n] < 0] or partners
+            shown.append(f"  {self.workload.label(node)} waits for {', '.join(map(self.workload.label, reason[:4]))}")
+        more = [f"  ... and {len(stuck) - 6} more"] if len(stuck) > 6 else []
+        return "\n".join([f"deadlock: {len(stuck)} nodes can never run", *shown, *more])
+
+
+def estimate(costs: Sequence[Cost]) -> int:
+    """Upper estimate of the events a run takes: one for a fixed time, three more for a fluid."""
+    return sum(4 if cost.work else 1 for cost in costs)
+
+
+def check_budget(events: int) -> None:
+    """Refuse what would run for long.
+
+    Raises:
+        TooManyEvents: with the number and what reduces it.
+    """
+    if events > EVENT_BUDGET:
+        raise TooManyEvents(
+            f"this workload would take about {events:,} events, more than {EVENT_BUDGET:,}; join consecutive kernels "
+            "of a stream into one compute node, or emulate fewer micro-batches or ranks"
+        )

@@ -1,0 +1,257 @@
+"""What an evaluation tells: times, exposed communication, links, memory, and why it took so long."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from emulation.band import combined
+from emulation.figures import weakest
+from emulation.io.chrome_trace import Slice
+from emulation.units import PICOSECONDS_PER_SECOND
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from emulation.cost import Cost, Family
+    from emulation.evaluate.events import Run
+    from emulation.figures import Grade
+    from emulation.topology import Topology
+
+COMMUNICATION = frozenset({"p2p", "collective"})
+Interval = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class LinkUse:
+    """What went over one direction of a link (or a host's memory)."""
+
+    name: str
+    bytes: float
+    """With the overhead of protocols; for a memory, bytes read plus bytes written."""
+    busy: float
+    """Seconds in which anything moved over it."""
+    capacity: float
+    """Bytes per second."""
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """The most that was held on a device at once, and whether it has that much."""
+
+    peak: int
+    capacity: int
+    usable: int
+    """Capacity less what fragmentation keeps."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether it would not run out of memory."""
+        return self.peak <= self.usable
+
+
+@dataclass(frozen=True)
+class CriticalPath:
+    """The chain of nodes that the end waited for; each starts when the one before it ends."""
+
+    nodes: tuple[int, ...]
+    shares: dict[Family, float]
+    """Part of the time spent in each family of models, of one."""
+
+
+@dataclass(frozen=True)
+class Communication:
+    """Seconds in which a device communicated: while it did nothing else, and beside other work."""
+
+    exposed: float
+    overlapped: float
+
+
+class Result:
+    """The outcome of `simulate`. Times are seconds from the start; `picoseconds` is exact."""
+
+    def __init__(self, run: Run, topology: Topology) -> None:
+        self._run = run
+        self._topology = topology
+        self._nodes = run.workload.nodes
+        self._cost_of: list[Cost] = [run.costs[run.meeting_of[node.id]] for node in self._nodes]
+        self.picoseconds: int = max(run.end, default=0)
+        self.events: int = run.events
+
+    @property
+    def seconds(self) -> float:
+        """The step time: when the last node ends."""
+        return _seconds(self.picoseconds)
+
+    def start(self, node: int) -> float:
+        """When a node started."""
+        return _seconds(self._run.start[node])
+
+    def finish(self, node: int) -> float:
+        """When a node ended."""
+        return _seconds(self._run.end[node])
+
+    def method(self, node: int) -> str:
+        """How a collective was carried out (`ring-simple`); empty for other nodes."""
+        return self._cost_of[node].method
+
+    @cached_property
+    def grade(self) -> Grade:
+        """Weakest grade of any figure that was used."""
+        return weakest(cost.grade for cost in self._cost_of)
+
+    @cached_property
+    def critical_path(self) -> CriticalPath:
+        """The chain from the first node to the last, and where its time went."""
+        nodes = tuple(self._chain())
+        time: dict[Family, int] = {}
+        for node in nodes:
+            family = self._cost_of[node].family
+            time[family] = time.get(family, 0) + self._duration(node)
+        return CriticalPath(nodes, {family: spent / max(1, self.picoseconds) for family, spent in sorted(time.items())})
+
+    def band(self, seconds: float | None = None) -> tuple[float, float]:
+        """The claimed 80 % band around a duration (default: the step time), by the critical path's models."""
+        middle = self.seconds if seconds is None else seconds
+        time: dict[tuple[Family, Grade], float] = {}
+        for node in self.critical_path.nodes:
+            key = (self._cost_of[node].family, self._cost_of[node].grade)
+            time[key] = time.get(key, 0.0) + self._duration(node) / max(1, self.picoseconds)
+        faster, slower = combined(time)
+        return middle * math.exp(-faster), middle * math.exp(slower)
+
+    @cached_property
+    def links(self) -> tuple[LinkUse, ...]:
+        """Every link that carried anything, in the order of the topology."""
+        carried: dict[int, float] = {}
+        for cost in self._run.costs:
+            for link, amount in cost.traffic:
+                carried[link] = carried.get(link, 0.0) + amount
+        return tuple(
+            LinkUse(found.name, carried[link], _seconds(self._run.fluids.busy.get(link, 0)), found.capacity)
+            for link, found in enumerate(self._topology.links)
+            if carried.get(link)
+        )
+
+    @cached_property
+    def peak_memory(self) -> dict[str, MemoryUse]:
+        """For each device on which memory was allocated: its peak, and whether it fits."""
+        changes = [
+            (self._run.end[node.id], node.kind == "alloc", node.id) for node in self._nodes if node.kind in _MEMORY
+        ]
+        held: dict[str, int] = {}
+        peak: dict[str, int] = {}
+        for _, taken, number in sorted(changes):
+            device, nbytes = self._nodes[number].devices[0], self._nodes[number].nbytes
+            held[device] = held.get(device, 0) + (nbytes if taken else -nbytes)
+            peak[device] = max(peak.get(device, 0), held[device])
+        return {device: self._memory_use(device, peak[device]) for device in sorted(peak)}
+
+    @cached_property
+    def communication(self) -> dict[str, Communication]:
+        """For each device that communicated: how much of it stood alone, and how much beside other work."""
+        talk: dict[str, list[Interval]] = {}
+        work: dict[str, list[Interval]] = {}
+        for node in self._nodes:
+            if self._duration(node.id) and node.devices:
+                kind = talk if self._cost_of[node.id].family in COMMUNICATION else work
+                for device in dict.fromkeys(node.devices):
+                    kind.setdefault(device, []).append((self._run.start[node.id], self._run.end[node.id]))
+        found: dict[str, Communication] = {}
+        for device in sorted(talk):
+            talking = _union(talk[device])
+            both = _length(_overlap(talking, _union(work.get(device, []))))
+            found[device] = Communication(_seconds(_length(talking) - both), _seconds(both))
+        return found
+
+    @cached_property
+    def slices(self) -> tuple[Slice, ...]:
+        """The timeline: one slice for each node and device that took time, in node order."""
+        return tuple(self._slices())
+
+    def summary(self) -> dict[str, Any]:
+        """Everything but the timeline, as JSON values; equal runs give equal summaries."""
+        low, high = self.band()
+        return {
+            "picoseconds": self.picoseconds,
+            "grade": self.grade,
+            "band": [low, high],
+            "events": self.events,
+            "critical_path": {"nodes": list(self.critical_path.nodes), "shares": self.critical_path.shares},
+            "communication": {d: [c.exposed, c.overlapped] for d, c in self.communication.items()},
+            "links": [[use.name, use.bytes, use.busy] for use in self.links],
+            "memory": {d: [m.peak, m.usable, m.fits] for d, m in self.peak_memory.items()},
+        }
+
+    def _duration(self, node: int) -> int:
+        return self._run.end[node] - self._run.start[node]
+
+    def _chain(self) -> list[int]:
+        if not self._nodes:
+            return []
+        end = self._run.end
+        node = max(range(len(end)), key=lambda n: (end[n], -n))
+        chain = [node]
+        while True:
+            partners = self._run.meetings[self._run.meeting_of[node]].nodes
+            earlier = sorted({first for partner in partners for first in self._run.before[partner]})
+            if not earlier:
+                return chain[::-1]
+            node = max(earlier, key=lambda n: (end[n], -n))
+            chain.append(node)
+
+    def _memory_use(self, device: str, peak: int) -> MemoryUse:
+        capacity = self._topology.model(device).memory.value
+        reserve = self._topology.profile.fragmentation.value
+        return MemoryUse(peak, capacity, int(capacity * (1 - reserve)))
+
+    def _slices(self) -> Iterator[Slice]:
+        for node in self._nodes:
+            if not self._duration(node.id) or node.kind == "recv":
+                continue
+            cost = self._cost_of[node.id]
+            args: dict[str, Any] = {"node": node.id, "kind": node.op or node.kind, "grade": cost.grade}
+            args |= {"bytes": node.nbytes} if node.nbytes else {}
+            args |= {"method": cost.method} if cost.method else {}
+            thread = node.stream or (f"to {node.devices[1]}" if len(node.devices) == 2 else node.kind)
+            places = node.devices[:1] if cost.family in {"p2p", "memory"} else tuple(dict.fromkeys(node.devices))
+            start, duration = _seconds(self._run.start[node.id]), _seconds(self._duration(node.id))
+            for device in places:
+                yield Slice(device, thread, node.name or node.op or node.kind, start, duration, args)
+
+
+_MEMORY = frozenset({"alloc", "free"})
+
+
+def _seconds(picoseconds: int) -> float:
+    return picoseconds / PICOSECONDS_PER_SECOND
+
+
+def _union(intervals: Iterable[Interval]) -> list[Interval]:
+    merged: list[Interval] = []
+    for start, end in sorted(intervals):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def _overlap(left: list[Interval], right: list[Interval]) -> list[Interval]:
+    found: list[Interval] = []
+    i = j = 0
+    while i < len(left) and j < len(right):
+        start, end = max(left[i][0], right[j][0]), min(left[i][1], right[j][1])
+        if start < end:
+            found.append((start, end))
+        if left[i][1] < right[j][1]:
+            i += 1
+        else:
+            j += 1
+    return found
+
+
+def _length(intervals: Iterable[Interval]) -> int:
+    return sum(end - start for start, end in intervals)
