@@ -12,7 +12,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from engines.rdma.placement import PeerLost, ProtocolError
+from engines.rdma.placement import PeerLost
 from engines.rdma.transports.base import CopyLedger
 from engines.rdma.transports.messages import Packed, message_class, unpack
 from harness.api import EnvironmentLacks
@@ -52,49 +52,57 @@ def load_grpc() -> Any:
 
 
 class Inbox:
-    """What has arrived, put together from the server's threads."""
+    """What has arrived, put together by the server's threads.
+
+    The reply to a step's last tensor is the acknowledgement, so a fast sender may begin the next step before the
+    receiving rank has looked; what counts is the last step that is whole.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._step = 0
-        self._tensors: dict[int, Packed] = {}
-        self._error = ""
+        self.expect(0)
 
-    def put(self, tensor: Packed) -> int:
-        """Add a tensor; how many its step has by now."""
+    def expect(self, count: int) -> None:
+        """Forget everything; steps have `count` tensors from now on."""
+        with self._changed:
+            self._count = count
+            self._step = self._whole = 0
+            self._tensors: dict[int, Packed] = {}
+
+    def put(self, tensor: Packed) -> bool:
+        """Add a tensor; whether its step is whole now."""
         with self._changed:
             if tensor.step != self._step:
                 self._step = tensor.step
-                self._tensors.clear()
+                self._tensors = {}
             self._tensors[tensor.index] = tensor
-            count = len(self._tensors)
+            if len(self._tensors) < self._count:
+                return False
+            self._whole = tensor.step
             self._changed.notify_all()
-            return count
+            return True
 
-    def wait(self, step: int, count: int, *, alive: Callable[[], bool], timeout: float, what: str) -> None:
-        """Wait until `count` tensors of `step` are there.
+    def wait(self, step: int, *, alive: Callable[[], bool], timeout: float, what: str) -> None:
+        """Wait until `step` is whole.
 
         Raises:
-            ProtocolError: a later step has begun.
             PeerLost: the sender ended, or `timeout` passed.
         """
         deadline = time.monotonic() + timeout
         with self._changed:
-            while self._step != step or len(self._tensors) < count:
-                if self._step > step:
-                    raise ProtocolError(f"{what}: expected step {step}, found {self._step}")
-                if time.monotonic() > deadline or not (self._changed.wait(LIVENESS_SECONDS) or alive()):
+            while self._whole < step:
+                woken = self._changed.wait(LIVENESS_SECONDS)
+                if time.monotonic() > deadline or not (woken or alive()):
                     raise PeerLost(f"{what}: the other rank ended or was silent before step {step}")
 
     def content(self, index: int) -> Bytes1D:
         """The bytes of a tensor of the current step."""
         return self._tensors[index].content
 
-    def clear(self) -> None:
-        """Forget everything."""
+    def spoil(self) -> None:
+        """Drop the tensors; the next step brings its own."""
         with self._changed:
-            self._tensors.clear()
-            self._step = 0
+            self._tensors = {}
 
 
 class GrpcReceiver:
@@ -108,7 +116,6 @@ class GrpcReceiver:
         self._session = session
         self._name = name
         self._inbox = Inbox()
-        self._count = 0
         handlers = {
             "Put": grpc.unary_unary_rpc_method_handler(self._put),
             "Stream": grpc.stream_stream_rpc_method_handler(self._stream),
@@ -125,19 +132,18 @@ class GrpcReceiver:
 
     def _stream(self, wires: Iterator[bytes], _context: Any) -> Iterator[bytes]:
         for wire in wires:
-            if self._inbox.put(unpack(wire, ledger=self.ledger)) == self._count:
+            if self._inbox.put(unpack(wire, ledger=self.ledger)):
                 yield DONE
 
     def prepare(self, payload: Payload) -> None:
         """Expect this payload from now on."""
         self._what = f"{self._name} {payload.name}"
-        self._inbox.clear()
-        self._count = len(payload.tensors)
+        self._inbox.expect(len(payload.tensors))
 
     def receive(self, step: int) -> None:
         """Wait for the step's last tensor; the sender learns of each by its reply."""
         session = self._session
-        self._inbox.wait(step, self._count, alive=session.peer_alive, timeout=session.timeout, what=self._what)
+        self._inbox.wait(step, alive=session.peer_alive, timeout=session.timeout, what=self._what)
 
     def received(self, index: int) -> Bytes1D:
         """A view of the message's content."""
@@ -145,9 +151,9 @@ class GrpcReceiver:
 
     def poison(self) -> None:
         """Drop what was received; every step makes new messages."""
-        self._inbox.clear()
+        self._inbox.spoil()
 
     def close(self) -> None:
         """Stop the server at once."""
         self._server.stop(grace=None).wait()
-        self._inbox.clear()
+        self._inbox.expect(0)
