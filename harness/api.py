@@ -211,6 +211,8 @@ class RunContext(Protocol):
 
     rank: int
     world_size: int
+    address: str
+    """The address under which the trial's other ranks reach this one; listen there, and publish it."""
     repeat: Repeat
     profile: Profile
     """The hardware profile named in the spec (what the plan was made for)."""

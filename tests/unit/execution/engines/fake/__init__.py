@@ -1,0 +1,1 @@
+"""An engine that ends in whichever way it is told to."""
