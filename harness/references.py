@@ -19,7 +19,7 @@ from pydantic import Field
 
 from emulation.units import Fraction, Strict
 from harness import project
-from harness.errors import Problem, SpecError, nearest
+from harness.errors import SpecError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -279,12 +279,6 @@ def _missing(noun: str, name: str, choices: list[str], *, within: str) -> SpecEr
 
 
 def _read(path: Path) -> PaperFile:
-    import yaml
-    from pydantic import ValidationError
+    from harness.load import load_yaml_model
 
-    with path.open(encoding="utf-8") as stream:
-        document = yaml.load(stream, Loader=yaml.CSafeLoader)
-    try:
-        return PaperFile.model_validate(document)
-    except ValidationError as error:
-        raise SpecError(Problem((str(path), *e["loc"]), e["msg"]) for e in error.errors()) from error
+    return load_yaml_model(path, PaperFile)

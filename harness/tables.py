@@ -94,6 +94,15 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Absent:
+    """A target that has no value of a metric at all, and why."""
+
+    kind: str
+    place: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Section:
     """One metric of a table."""
 
@@ -101,6 +110,8 @@ class Section:
     unit: str
     better: str
     lines: tuple[Line, ...]
+    absent: tuple[Absent, ...] = ()
+    """Targets without any line, so that no table is filled with one repeated reason."""
 
 
 @dataclass(frozen=True)
@@ -185,13 +196,19 @@ class _Layout:
 
     def _section(self, metric: str, columns: list[str], published: list[Published], used: set[str]) -> Section:
         chosen = self._chosen(metric)
-        rows = self._rows(chosen)
+        present = [target for target in self._targets() if any(o.target == target for o in chosen)]
         lines: list[Line] = []
-        for row in rows:
-            lines += [self._line(row, target, columns, chosen) for target in self._targets()]
+        for row in self._rows(chosen) if present else []:
+            lines += [self._line(row, target, columns, chosen) for target in present]
             lines += _published_line(row, columns, published, used)
+        absent = tuple(
+            Absent(str(target.kind), _place(target), self._why("", "", target))
+            for target in self._targets()
+            if target not in present
+        )
         first = chosen[0] if chosen else None
-        return Section(metric, first.unit if first else "", first.better if first else "target", tuple(lines))
+        unit, better = (first.unit, first.better) if first else ("", "target")
+        return Section(metric, unit, better, tuple(lines), absent)
 
     def _targets(self) -> list[TargetName]:
         """Targets with records, then those the spec names that were not run."""
@@ -232,8 +249,7 @@ class _Layout:
         extra = self._extra(chosen)
         here = [o for o in chosen if o.target == target and self._row_of(o, extra) == row]
         cells = tuple(self._cell(column, row, target, here) for column in columns)
-        backend = "" if target.backend == "emulated" else f" ({target.backend})"
-        return Line(row, str(target.kind), f"{target.hardware}{backend}", cells)
+        return Line(row, str(target.kind), _place(target), cells)
 
     def _cell(self, column: str, row: str, target: TargetName, here: Sequence[Observation]) -> CellView:
         found = [o for o in here if not self.table.columns or _of(o, self.table.columns) == column]
@@ -274,6 +290,10 @@ def _published_line(row: str, columns: list[str], published: list[Published], us
     if matched:
         used.update(p.path for p in matched)
         yield Line(row, "published", matched[0].place, tuple(cells))
+
+
+def _place(target: TargetName) -> str:
+    return target.hardware if target.backend == "emulated" else f"{target.hardware} ({target.backend})"
 
 
 def _head(row: str, headings: Sequence[str]) -> str:

@@ -67,9 +67,9 @@ def write(
 def _write_one(name: str, content: Content, directory: Path) -> Path:
     path = directory / FILES[name]
     if name == "html":
-        from harness.report import html
+        from harness.report import page
 
-        text = html.render(content, beside=directory)
+        text = page.render(content, beside=directory)
     elif name == "md":
         from harness.report import markdown
 

@@ -51,6 +51,14 @@ def _rows(content: Content) -> Iterator[dict[str, object]]:
             for line in section.lines:
                 for cell in line.cells:
                     yield _row(table, section, line, cell)
+            for absent in section.absent:
+                yield {
+                    "table": table.title,
+                    "metric": section.metric,
+                    "kind": absent.kind,
+                    "where": absent.place,
+                    "reason": absent.reason,
+                }
         for claim in table.claims:
             yield {
                 "table": table.title,

@@ -75,6 +75,10 @@ def _section(table: TableView, section: Section) -> Iterator[str]:
         for line in section.lines
     ]
     yield from _grid([escape(name) for name in head], rows)
+    for absent in section.absent:
+        yield f"- {absent.kind}, {escape(absent.place)}: no value ({escape(absent.reason)})"
+    if section.absent:
+        yield ""
 
 
 def _cell(cell: CellView) -> str:

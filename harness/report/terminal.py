@@ -46,6 +46,9 @@ def show(
     for table in content.tables:
         for section in table.sections:
             console.print(_section(table, section, title=table.title))
+            for absent in section.absent:
+                text = f"  {absent.kind}, {absent.place}: no {section.metric} ({absent.reason})"
+                console.print(text, style="dim", markup=False)
         _notes(console, table)
     _verdicts(console, content.verdicts)
     _missing(console, content)
