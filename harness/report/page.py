@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from emulation.units import render as quantity
 from harness.comparison import shown
 from harness.observations import target_of
 from harness.report import figures, timelines
 from harness.report.content import outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from harness.checks import Verdict
     from harness.predictions import Unscored
     from harness.report.content import Content
     from harness.report.figures import Panel
@@ -77,7 +77,7 @@ def render(content: Content, *, beside: Path) -> str:
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"shown": shown, "outcome": outcome, "percent": _percent, "place_of": target_of}
-    environment.filters["quantity"] = quantity
+    environment.filters["groupby_expectation"] = _by_expectation
     template = environment.from_string(_resource("page.html.j2"))
     page: str = template.render(
         content=content,
@@ -106,6 +106,13 @@ def _groups(section: Section) -> Iterator[Group]:
     rows = dict.fromkeys(line.row for line in section.lines)
     for row in rows:
         yield Group(row, tuple(line for line in section.lines if line.row == row))
+
+
+def _by_expectation(verdicts: Iterable[Verdict]) -> list[tuple[str, list[Verdict]]]:
+    groups: dict[str, list[Verdict]] = {}
+    for verdict in verdicts:
+        groups.setdefault(verdict.expectation, []).append(verdict)
+    return list(groups.items())
 
 
 def _by_reason(unscored: tuple[Unscored, ...]) -> list[tuple[str, int]]:
