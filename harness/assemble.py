@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import TYPE_CHECKING
 
 from harness.canonical import digest
@@ -43,8 +44,8 @@ def record_of(
         "key": trial.key,
         "plan": outcome.plan_digest,
         "state": outcome.state.value,
-        # JSON mode writes NaN and infinities as strings, which canonical JSON can hold.
-        "values": [v.model_dump(mode="json") for v in values],
+        # As in the record file, where NaN and infinities are strings: canonical JSON can hold those.
+        "values": [json.loads(v.model_dump_json()) for v in values],
     }
     return Record(
         key=trial.key,

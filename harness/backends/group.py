@@ -160,6 +160,8 @@ class RankGroup:
 
     def _outcome(self, now: float) -> Outcome:
         try:
+            for process in self._ranks:
+                process.cap_logs()
             # Every process is gone, so every exit code is known.
             remains = [Remains.read(i, p.exit_code or 0, p.directory) for i, p in enumerate(self._ranks)]
             self._write_timeline()

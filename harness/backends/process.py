@@ -182,11 +182,15 @@ class TrialProcess:
         Returns:
             Resident bytes of the process and its descendants together.
         """
-        for name in (STDOUT, STDERR):
-            cap_log(self.directory / name, LOG_CAP)
+        self.cap_logs()
         processes = self._processes()
         self._seen.update({p.pid: p for p in processes})
         return sum(_resident(p) for p in processes)
+
+    def cap_logs(self) -> None:
+        """Keep the logs within their size."""
+        for name in (STDOUT, STDERR):
+            cap_log(self.directory / name, LOG_CAP)
 
     def proportional_memory(self) -> int:
         """As `watch`, with pages that processes share counted once: slower, and exact."""

@@ -53,7 +53,7 @@ class Fake(Engine):
 
     def raises(self, told, context):
         yield measured()
-        print("to stdout")
+        sys.stdout.write("to stdout\n")
         raise ValueError("the engine is out of steam")
 
     def undeclared(self, told, context):
@@ -148,6 +148,17 @@ class Fake(Engine):
             sys.stdout.write(line)
         sys.stdout.write("last\n")
         yield measured()
+
+    def descriptors(self, told, context):
+        """Descriptors above the standard three that the harness's own files do not explain, and a readable stdin."""
+        foreign = 0
+        for entry in Path("/proc/self/fd").iterdir():
+            if int(entry.name) > 2 and entry.is_symlink() and not str(entry.readlink()).endswith("events.jsonl"):
+                foreign += not str(entry.readlink()).startswith("/proc/")
+        yield Measurement("time", foreign + len(sys.stdin.read()), {"part": "first"})
+
+    def reads_environment(self, told, context):
+        yield Measurement("time", float(os.environ["OMP_NUM_THREADS"]), {"part": "first"})
 
     def notes(self, told, context):
         with context.span("work", part="a"):
