@@ -151,6 +151,8 @@ class Rpc(Strict):
     per_message: DurationFigure
     """Fixed time of each wire message (frame) of `message` bytes that a large payload is cut into."""
     message: BytesFigure
+    stream_message: DurationFigure | None = None
+    """Fixed time of one message and its reply on a stream that is already open; absent: as a call."""
 
 
 class OneSided(Strict):

@@ -9,7 +9,8 @@ one-sided
 RPC
     per tensor: `rpc.serialise` on the sender, the bytes on the wire no faster than `rpc.stream`, with
     `rpc.per_message` for every frame, then `rpc.serialise` on the receiver. Unary calls pay `rpc.per_call` each, and
-    a window of them is under way; a stream pays it once, and packing one message overlaps sending the one before.
+    a window of them is under way; a stream pays `rpc.stream_message` once, and packing one message overlaps sending
+    the one before.
 TCP
     `tcp.per_message` each way (one wake-up of a sleeping reader; messages behind it find the reader awake), and the
     bytes no faster than `tcp.stream`. Two tensors more or less cost nothing.
@@ -96,7 +97,8 @@ class Lowering:
         """One call for all tensors, packing ahead of the wire."""
         rpc = self.software.rpc
         work = Workload(f"grpc-stream {payload.name}")
-        call = self._host(work, self.source, rpc.per_call.value, (), "call", rpc.per_call.grade)
+        fixed = rpc.stream_message or rpc.per_call
+        call = self._host(work, self.source, fixed.value, (), "step", fixed.grade)
         for tensor in payload.tensors:
             self._message(work, tensor.nbytes, call, tensor.name)
         return work

@@ -14,9 +14,9 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 """Parameters of glibc's `mallopt`."""
 
 
-def prepare_pages(memory: mmap.mmap) -> None:
-    """Ask for large pages and map all of them now; a kernel that knows neither serves ordinary pages on demand."""
-    for advice in (mmap.MADV_HUGEPAGE, POPULATE_WRITE):
+def prepare_pages(memory: mmap.mmap, *, populate: bool) -> None:
+    """Ask for large pages, and map all of them now; a kernel that knows neither serves ordinary pages on demand."""
+    for advice in (mmap.MADV_HUGEPAGE, POPULATE_WRITE)[: 1 + populate]:
         try:
             memory.madvise(advice)
         except OSError:
@@ -26,7 +26,7 @@ def prepare_pages(memory: mmap.mmap) -> None:
 def anonymous(nbytes: int) -> memoryview:
     """Private memory with its pages in place."""
     memory = mmap.mmap(-1, max(nbytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    prepare_pages(memory)
+    prepare_pages(memory, populate=True)
     return memoryview(memory)[:nbytes]
 
 

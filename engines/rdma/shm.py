@@ -51,9 +51,9 @@ MAILBOX_BYTES = HEADER - MAILBOX
 class Segment:
     """The mapping of one device's memory, own or a peer's."""
 
-    def __init__(self, descriptor: int, nbytes: int) -> None:
+    def __init__(self, descriptor: int, nbytes: int, *, populate: bool) -> None:
         self.map = mmap.mmap(descriptor, nbytes)
-        prepare_pages(self.map)
+        prepare_pages(self.map, populate=populate)
         self.bytes = memoryview(self.map)
         self.words = self.bytes.cast("Q")
 
@@ -90,7 +90,7 @@ class SharedMemoryDevice:
         try:
             self._file = os.memfd_create("rdma-arena", os.MFD_CLOEXEC)
             os.ftruncate(self._file, nbytes)
-            self.segment = Segment(self._file, nbytes)
+            self.segment = Segment(self._file, nbytes, populate=True)
         except (OSError, AttributeError) as error:
             raise ProviderUnavailable(f"shared memory of {nbytes} bytes: {error}") from error
         self.nbytes = nbytes
@@ -308,7 +308,8 @@ def _map_peer(peer: dict[str, Any]) -> tuple[Segment, int]:
             found = os.fstat(file)
             if (found.st_ino, found.st_size) != (peer["inode"], peer["nbytes"]):
                 raise InvalidDescriptor("the file at this address is not the one that was published")
-            return Segment(file, found.st_size), process
+            # Of a peer's memory a process touches a part; that part is mapped by the first, untimed step.
+            return Segment(file, found.st_size, populate=False), process
         finally:
             os.close(file)
     except OSError as error:
