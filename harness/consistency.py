@@ -122,7 +122,7 @@ def sweep_problems(names: Names) -> Iterator[Problem]:
         return
     yield from _axes(swept)
     swept_paths = sweep.paths(swept)
-    for choice in sweep.first(swept):
+    for choice in sweep.axes(swept):
         yield from _swept_path(names, choice, swept_paths)
     for index, rule in enumerate(swept.exclude):
         for path in rule:

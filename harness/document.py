@@ -178,7 +178,7 @@ def compose(text: str, name: str, *, empty: bool = False) -> Document:
         raise _syntax_error(error, name, lines) from None
     if node is None:
         if empty:
-            return Document(name, None, {(): Spot(Position(name, 1, max(1, len(text))))}, sources)
+            return Document(name, None, {(): Spot(Position(name, 1, len(text) + 1), block=True)}, sources)
         raise _fatal("the file is empty", "a YAML mapping", Position(name, 1, 1), lines)
     builder = _Builder(name, lines)
     data = builder.build(node, (), None, ())

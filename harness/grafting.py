@@ -10,26 +10,23 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from harness.document import Document, Keys, Spot
 
 
-def graft(document: Document, path: Keys, piece: Document, *, spot: Spot | None = None) -> Document:
+def graft(document: Document, path: Keys, piece: Document, *, keys: Mapping[Keys, Spot]) -> Document:
     """The document with `piece` at `path`.
 
     Args:
         document: what is changed; maps are made on the way to `path` where there are none.
         path: where the piece goes.
         piece: what goes there.
-        spot: the place of the piece itself, where that is not its own root's.
+        keys: places of the keys that name `path`: of the piece itself, and of what is made on the way to it.
     """
     spots = {where: s for where, s in document.spots.items() if where[: len(path)] != path}
     spots |= {(*path, *where): s for where, s in piece.spots.items()}
-    if spot is not None:
-        spots[path] = spot
-        for length in range(len(path) - 1, 0, -1):
-            spots.setdefault(path[:length], spot)
+    spots = {**keys, **spots, path: keys[path]}
     return replace(
         document,
         data=with_value(document.data, path, piece.data),
@@ -66,7 +63,7 @@ def overlay(base: Document, upper: Document) -> Document:
     data = _merge((), base.data, upper.data, gone, nulls)
     below = {where: spot for where, spot in base.spots.items() if not _within(where, gone | nulls)}
     spots = below | {where: spot for where, spot in upper.spots.items() if where not in nulls}
-    kept = tuple(p for p in base.problems if p.path in spots or p.path not in base.broken)
+    kept = tuple(p for p in base.problems if p.path in below or p.path not in base.broken)
     return replace(
         upper,
         data=data,

@@ -42,7 +42,7 @@ class Loaded:
     """Merged data with the place of every value."""
     engine: EngineEntry
     engine_spec: EngineSpec
-    """The engine's section, with the first value of each swept path in its place."""
+    """The engine's section, as the first cell of the sweep has it."""
     origins: Mapping[str, str]
     """Dotted path of every value to `file:line:column`, `--set #n`, `sweep` or `default`."""
     overrides: tuple[str, ...] = ()
@@ -173,7 +173,7 @@ class _Check:
 
     def _section_problems(self, section: str, data: dict[str, Any]) -> list[Problem]:
         if section == "engine":
-            return engine_section(self.engine, data["engine"])[1] if self.engine else []
+            return engine_section(self.engine, data["engine"], whole=False)[1] if self.engine else []
         try:
             Experiment.model_validate(data)
         except ValidationError as error:
@@ -189,14 +189,19 @@ class _Check:
                     yield Problem(path, f"'{text}' is swept by the spec, and overridden", "one of the two", at_key=True)
 
 
-def engine_section(entry: EngineEntry, section: dict[str, Any]) -> tuple[EngineSpec | None, list[Problem]]:
-    """The engine's section as its `Spec`, or what is wrong with it (paths start with `engine`)."""
+def engine_section(
+    entry: EngineEntry, section: dict[str, Any], *, whole: bool = True
+) -> tuple[EngineSpec | None, list[Problem]]:
+    """The engine's section as its `Spec`, or what is wrong with it (paths start with `engine`).
+
+    Without `whole` the fields are not checked against one another: not every combination of a sweep is a cell.
+    """
     try:
         spec = entry.Spec.model_validate(section)
     except ValidationError as error:
         return None, problems(error, section, entry.Spec, ("engine",))
     try:
-        found = list(spec.check())
+        found = list(spec.check()) if whole else []
     except Exception as error:  # an engine's mistake must not hide the user's
         return None, [Problem(("engine", "name"), f"the engine's own check failed: {type(error).__name__}: {error}")]
     return spec, [Problem(("engine", *p.path), p.what, p.expected, p.suggestion, at_key=p.at_key) for p in found]

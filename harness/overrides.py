@@ -50,34 +50,38 @@ def _apply(document: Document, text: str, origin: str) -> tuple[Document, Keys]:
     def refused(what: str, expected: str, column: int = 1, length: int = 1) -> SpecError:
         return SpecError([written.place(Problem((), what, expected, position=Position(origin, 1, column, length)))])
 
-    if not equals or not named.strip() or not all(named.split(".")):
+    if not equals or not all(named.split(".")) or named != named.strip():
         raise refused(f"{text!r} is not an override", "PATH=VALUE, as in engine.x=4", length=len(text))
     if "\n" in text or "\r" in text:
         raise refused("an override of several lines", "one line; a list is [1, 2] and a mapping {a: 1}")
-    steps = named.strip().split(".")
+    steps = named.split(".")
     if steps[0] == "extends":
         raise refused("'extends' cannot be overridden", "it in the file", length=len(named))
-    path, wrong = _path(document.data, steps)
+    path, columns, wrong = _path(document.data, steps)
     if wrong:
         raise refused(wrong, "an index that is there", length=len(named))
     # Blanks in place of the path make the parser count columns from the start of the argument.
     piece = compose(" " * (len(named) + 1) + value, origin, empty=True)
-    last = len(steps[-1])
-    key = Position(origin, 1, len(named.rstrip()) - last + 1, last)
-    spot = Spot(piece.spots[()].value, key, block=piece.spots[()].block)
-    return graft(document, path, replace(piece, sources={origin: (text,)}), spot=spot), path
+    value_spot = piece.spots[()]
+    keys: dict[Keys, Spot] = {}
+    for length, column in enumerate(columns, start=1):
+        key = Position(origin, 1, column, len(str(path[length - 1])))
+        keys[path[:length]] = Spot(value_spot.value, key, block=length < len(path) or value_spot.block)
+    return graft(document, path, replace(piece, sources={origin: (text,)}), keys=keys), path
 
 
-def _path(data: Any, steps: list[str]) -> tuple[Keys, str]:
-    """Keys and indices for the dotted steps, or why there are none."""
+def _path(data: Any, steps: list[str]) -> tuple[Keys, list[int], str]:
+    """Keys and indices for the dotted steps and the column each begins in, or why there are none."""
     path: list[str | int] = []
+    columns: list[int] = []
     here = data
     for place, step in enumerate(steps):
+        column = len(".".join(steps[:place])) + (2 if place else 1)
         if tuple(0 if isinstance(p, int) else p for p in path) in _FREE:
-            return (*path, ".".join(steps[place:])), ""
+            return (*path, ".".join(steps[place:])), [*columns, column], ""
         if isinstance(here, list):
             if not step.isdecimal() or int(step) >= len(here):
-                return (), f"'{'.'.join(map(str, path))}' is a list of {len(here)} and has no item {step!r}"
+                return (), [], f"'{'.'.join(map(str, path))}' is a list of {len(here)} and has no item {step!r}"
             here = here[int(step)]
             path.append(int(step))
         elif step == "0" and path == ["on"] and (here is None or isinstance(here, dict)):
@@ -86,4 +90,5 @@ def _path(data: Any, steps: list[str]) -> tuple[Keys, str]:
         else:
             here = here.get(step) if isinstance(here, dict) else None
             path.append(step)
-    return tuple(path), ""
+        columns.append(column)
+    return tuple(path), columns, ""

@@ -62,8 +62,8 @@ def choices(sweep: Sweep) -> list[Choice]:
     """Every value written in the sweep, once, in the order of writing."""
     found = [
         Choice(path, value, ("sweep", form, path, index))
-        for form, axes in (("grid", sweep.grid), ("zip", sweep.zip))
-        for path, values in axes.items()
+        for form, written in (("grid", sweep.grid), ("zip", sweep.zip))
+        for path, values in written.items()
         for index, value in enumerate(values)
     ]
     listed = enumerate(sweep.cells)
@@ -71,7 +71,13 @@ def choices(sweep: Sweep) -> list[Choice]:
 
 
 def first(sweep: Sweep) -> tuple[Choice, ...]:
-    """The first value of every path: what the rest of the document is checked together with."""
+    """The choices of the first cell that is not excluded: what the rest of the document is checked together with."""
+    points = _points(sweep) if count(sweep) <= MAX_CELLS else iter(())
+    return next((point for point in points if not _excluded(point, sweep.exclude)), axes(sweep))
+
+
+def axes(sweep: Sweep) -> tuple[Choice, ...]:
+    """The first value written for every path."""
     found: dict[str, Choice] = {}
     for choice in choices(sweep):
         found.setdefault(choice.path, choice)
@@ -80,7 +86,7 @@ def first(sweep: Sweep) -> tuple[Choice, ...]:
 
 def paths(sweep: Sweep) -> list[str]:
     """Every swept path, in the order of writing."""
-    return [choice.path for choice in first(sweep)]
+    return [choice.path for choice in axes(sweep)]
 
 
 def expand(sweep: Sweep) -> list[Cell]:
@@ -103,8 +109,8 @@ def _points(sweep: Sweep) -> Iterator[tuple[Choice, ...]]:
         for index in range(len(sweep.cells)):
             yield tuple(c for c in written if c.place[2] == index)
         return
-    axes = [list(group) for _, group in itertools.groupby(written, key=lambda choice: choice.path)]
-    yield from zip(*axes, strict=True) if sweep.zip else itertools.product(*axes)
+    columns = [list(group) for _, group in itertools.groupby(written, key=lambda choice: choice.path)]
+    yield from zip(*columns, strict=False) if sweep.zip else itertools.product(*columns)
 
 
 def _excluded(point: Iterable[Choice], rules: Iterable[Mapping[str, Any]]) -> bool:

@@ -222,6 +222,8 @@ def _custom(detail: ErrorDetails, value: Any, whole: Keys, name: str) -> Problem
     """A validator's own words; those of quantities and of cross-field checks already say what was expected."""
     reason = str(detail.get("ctx", {}).get("error") or detail["msg"])
     what, _, expected = reason.partition("; expected ")
+    if reason.startswith("expected "):
+        return Problem(whole, f"{name} is {describe(value)}", reason.removeprefix("expected "))
     told = isinstance(value, dict | list) or (isinstance(value, str) and repr(value) in what)
     shown = f"{name}: {what}" if told else f"{name} is {describe(value)}: {what}"
     return Problem(whole, shown, expected)

@@ -39,7 +39,7 @@ def test_a_good_spec_is_loaded_with_the_origin_of_every_value(project):
         ("{name: toy, size: 4 KiB, flag: 1}", "3:40: error: 'engine.flag' is the number 1; expected true or false"),
         ("{name: toy, size: 4 KiB, tags: [a, 1]}", "3:44: error: 'engine.tags.1' is the number 1; expected text"),
         ("{name: toy, size: 4 KiB, options: {a: x}}", "3:47: error: 'engine.options.a' is the text 'x'; expected a whole number"),
-        ("{name: toy, size: 4 KiB, how: {kind: fats}}", "3:41: error: 'engine.how.kind' is the text 'fats'; expected one of 'fast', 'slow'; did you mean 'fast'?"),
+        ("{name: toy, size: 4 KiB, how: {kind: fats}}", "3:46: error: 'engine.how.kind' is the text 'fats'; expected one of 'fast', 'slow'; did you mean 'fast'?"),
         ("{name: toy, size: 4 KiB, how: {kind: slow}}", "3:34: error: missing field 'reason' in 'engine.how'"),
         ("{name: toy, size: 4 KiB, how: {kind: fast, sped: 1}}", "3:52: error: unknown field 'sped' in 'engine.how'; expected one of: kind, speed"),
         ("{name: toy, size: 4 KiB, how: {kind: fast, speed: x}}", "3:59: error: 'engine.how.speed' is the text 'x'; expected a number"),

@@ -1,0 +1,82 @@
+import pytest
+
+from harness import hardware, registry
+from harness.errors import SpecError
+
+
+def test_a_built_in_engine_is_found_without_looking_at_what_is_installed(monkeypatch):
+    monkeypatch.setattr(registry, "_installed", lambda: pytest.fail("entry points were scanned"))
+    entry = registry.find("rdma")
+    assert (entry.name, entry.package) == ("rdma", "engines.rdma")
+    assert entry.Spec.METRICS
+
+
+def test_an_installed_engine_is_found_by_its_entry_point(install):
+    install("toy", "toy_engine")
+    entry = registry.find("toy")
+    assert entry.package == "toy_engine"
+    assert entry.Spec.VERSION == "3"
+    assert registry.names() == ["rdma", "toy"]
+
+
+def test_an_unknown_engine_has_a_suggestion(install):
+    install("toyota", "toy_engine")
+    with pytest.raises(SpecError, match=r"no engine 'toyta'; expected one of: rdma, toyota; did you mean 'toyota'\?"):
+        registry.find("toyta")
+
+
+@pytest.mark.parametrize(
+    ("spec", "error"),
+    [
+        ("import no_such_module_at_all\n", "ModuleNotFoundError"),
+        ("1 / 0\n", "ZeroDivisionError"),
+        ("raise SystemExit(3)\n", "SystemExit"),
+        ("def broken(:\n", "SyntaxError"),
+        ("x = 1\n", "AttributeError"),
+        ("class Spec: pass\n", "is not a harness.api.EngineSpec"),
+    ],
+    ids=lambda value: value.split("\n")[0],
+)
+def test_a_broken_engine_is_listed_with_its_error_and_leaves_the_others_alone(install, spec, error):
+    install("broken", "broken_engine", spec)
+    install("toy", "toy_engine")
+    rows = {row.name: row for row in registry.listing()}
+    assert error in rows["broken"].error
+    assert rows["toy"].error == ""
+    assert rows["rdma"].built_in
+    with pytest.raises(SpecError, match=error):
+        registry.find("broken")
+
+
+def test_a_built_in_engine_wins_over_an_installed_one_of_its_name(install):
+    install("rdma", "other_rdma")
+    assert registry.find("rdma").package == "engines.rdma"
+    with pytest.warns(UserWarning, match=r"engine 'rdma' of other_rdma is hidden by the built-in engine"):
+        rows = registry.listing()
+    assert [row.package for row in rows if row.name == "rdma"] == ["engines.rdma"]
+
+
+def test_two_packages_that_claim_one_name_are_refused(install):
+    install("toy", "toy_engine")
+    install("toy", "toy_engine_two")
+    with pytest.raises(SpecError, match="several packages provide an engine 'toy'"):
+        registry.find("toy")
+    assert [row.error for row in registry.listing() if row.name == "toy"] == ["also provided by toy_engine_two"]
+
+
+@pytest.mark.parametrize("name", hardware.names())
+def test_every_shipped_profile_loads_under_its_own_name(name):
+    assert hardware.load_profile(name).name == name
+
+
+def test_an_unknown_profile_has_a_suggestion():
+    with pytest.raises(SpecError, match="no hardware profile 'laptpo'"):
+        hardware.load_profile("laptpo")
+
+
+def test_a_projects_own_profile_comes_before_the_shipped_one(project):
+    (project.root / "specs" / "hardware").mkdir()
+    (project.root / "specs" / "hardware" / "laptop.yaml").write_text("schema: 1\nname: laptop\ncolour: red\n")
+    assert hardware.path_of("laptop").is_relative_to(project.root)
+    with pytest.raises(SpecError, match=r"laptop\.yaml:3:1: error: unknown field 'colour'"):
+        hardware.load_profile("laptop")
