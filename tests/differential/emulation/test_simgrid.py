@@ -1,0 +1,52 @@
+"""Completion times of flows that share links: ours against SimGrid's max-min model."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from emulation.evaluate.fluid import Activity, Fluids
+from emulation.topology import DirectedLink
+
+ORACLE = Path(__file__).with_name("simgrid_oracle.py")
+DEBIAN = "/usr/lib/python3/dist-packages"
+
+
+def _simgrid(case):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), DEBIAN]))}
+    done = subprocess.run(
+        [sys.executable, str(ORACLE)], input=json.dumps(case), capture_output=True, text=True, env=environment
+    )
+    if "No module named 'simgrid'" in done.stderr or "ImportError" in done.stderr:
+        pytest.skip("SimGrid's Python module is not installed for this interpreter (Debian: python3-simgrid)")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout[done.stdout.index("[") :])
+
+
+def _ours(case):
+    fluids = Fluids([DirectedLink(str(n), "network", rate, 0, "measured") for n, rate in enumerate(case["capacities"])])
+    ends = [0] * len(case["sizes"])
+    for flow, (route, size) in enumerate(zip(case["routes"], case["sizes"], strict=True)):
+        fluids.start(flow, Activity(tuple((link, 1.0) for link in route), float("inf"), float(size)), 0)
+    fluids.settle(0)
+    while (now := fluids.next_finish()) is not None:
+        for flow in fluids.finished(now):
+            ends[flow] = now
+        fluids.settle(now)
+    return [end / 1e12 for end in ends]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_completion_times_agree_with_simgrid(seed):
+    draw = random.Random(seed)
+    case = {
+        "capacities": [draw.uniform(1e8, 1e9) for _ in range(12)],
+        "routes": [sorted(draw.sample(range(12), draw.randint(1, 4))) for _ in range(24)],
+        "sizes": [draw.randint(10**7, 10**9) for _ in range(24)],
+    }
+    # Ours is rounded to a picosecond at every completion.
+    assert _ours(case) == pytest.approx(_simgrid(case), rel=1e-9, abs=1e-10)
