@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from harness.backends.base import Capabilities
     from harness.spec import Target
 
+_COMMON = frozenset({"sweep", "tables", "expect"})
+"""Sections that no cell differs in."""
 MOST_PROBLEMS = 20
 """Cells that are refused before the others are no longer looked at."""
 
@@ -99,7 +101,8 @@ def _resolve_cell(
         dump["engine"] = spec.model_dump(mode="json", by_alias=True)
     if heads - {"engine"}:
         try:
-            experiment = Experiment.model_validate(data)
+            # The sweep itself is not part of a cell; to validate and keep it for each would be quadratic.
+            experiment = Experiment.model_validate({k: v for k, v in data.items() if k not in _COMMON})
         except ValidationError as error:
             found += problems(error, data, Experiment)
         dump |= experiment.model_dump(mode="json", by_alias=True, include=heads - {"engine"})
