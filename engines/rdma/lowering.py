@@ -15,17 +15,25 @@ TCP
     `tcp.per_message` each way (one wake-up of a sleeping reader; messages behind it find the reader awake), and the
     bytes no faster than `tcp.stream`. Two tensors more or less cost nothing.
 
-TCP and RPC lose `tcp.efficiency` to headers on network links. What is not modelled: slow start, losses, other users
-of the processors, and that packing and the kernel's copies share cores and memory when they overlap.
+TCP and RPC lose `tcp.efficiency` to headers on network links.
+
+Two things follow from where the bytes and the threads are. A copy within one host runs at the rate `memcpy` has for
+the *whole payload*, not for one tensor: by the time a tensor comes round again, the others have driven it from the
+cache. And overlapped RPCs keep four threads busy (packing, sending, receiving, unpacking); with both ranks on one host
+they share its cores, so that no more than ``cores / (2 / stream + 2 / serialise)`` bytes per second get through.
+
+What is not modelled: slow start, losses, other users of the processors, caches that make medium-sized messages cheaper
+to pack, and what the other transports of an interleaved run leave in the caches.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from emulation.graph import Workload
 from engines.rdma.device import WORD
-from engines.rdma.tensors import Payload
+from engines.rdma.tensors import Payload, Tensor
 from engines.rdma.transports.grpc_unary import WINDOW
 from engines.rdma.transports.messages import COPIES
 from harness.api import EnvironmentLacks, Measurement
@@ -48,6 +56,7 @@ class Lowering:
         hosts = profile.host_names()
         self.source = f"{hosts[0]}/cpu"
         self.target = f"{hosts[1 % len(hosts)]}/cpu"
+        self.one_host = self.source == self.target
         self.profile = profile
         self.software: Software = profile.host(self.source).software
 
@@ -60,19 +69,23 @@ class Lowering:
         costs = self._one_sided_costs()
         work = Workload(f"shm {payload.name}")
         # One core copies one tensor after another; an adapter's writes are under way together and share its link.
-        lane = "main" if self.source == self.target else ""
+        lane, cap = ("main", self._copy_rate(payload)) if self.one_host else ("", math.inf)
         written = []
         for tensor in payload.tensors:
             post = self._host(work, self.source, costs.post.value, (), f"post {tensor.name}", costs.post.grade)
             nbytes = tensor.nbytes + WORD
+            name = f"write {tensor.name}"
             written.append(
-                work.transfer(self.source, self.target, nbytes, after=[post], name=f"write {tensor.name}", stream=lane)
+                work.transfer(self.source, self.target, nbytes, after=[post], name=name, stream=lane, cap=cap)
             )
         seen = self._host(work, self.target, costs.completion.value, written, "poll", costs.completion.grade)
         post = self._host(work, self.target, costs.post.value, [seen], "post acknowledgement", costs.post.grade)
         back = work.transfer(self.target, self.source, WORD, after=[post], name="acknowledgement")
         self._host(work, self.source, costs.completion.value, [back], "poll", costs.completion.grade)
         return work
+
+    def _copy_rate(self, payload: Payload) -> float:
+        return self.software.memcpy.rate(payload.nbytes)
 
     def _one_sided_costs(self) -> OneSided:
         if self.software.one_sided is None:
@@ -90,7 +103,7 @@ class Lowering:
         for index, tensor in enumerate(payload.tensors):
             free = done[index - WINDOW : index - WINDOW + 1] if index >= WINDOW else []
             call = self._host(work, self.source, rpc.per_call.value, free, f"call {tensor.name}", rpc.per_call.grade)
-            done.append(self._message(work, tensor.nbytes, call, tensor.name))
+            done.append(self._message(work, payload, tensor, call))
         return work
 
     def stream(self, payload: Payload) -> Workload:
@@ -100,12 +113,19 @@ class Lowering:
         fixed = rpc.stream_message or rpc.per_call
         call = self._host(work, self.source, fixed.value, (), "step", fixed.grade)
         for tensor in payload.tensors:
-            self._message(work, tensor.nbytes, call, tensor.name)
+            self._message(work, payload, tensor, call)
         return work
 
-    def _message(self, work: Workload, nbytes: int, after: int, name: str) -> int:
-        """Pack, send, unpack."""
+    def _stream_rate(self, payload: Payload) -> float:
         rpc = self.software.rpc
+        if not self.one_host or len(payload.tensors) == 1:
+            return rpc.stream.value
+        cores = self.profile.host(self.source).cores
+        return min(rpc.stream.value, cores / (2 / rpc.stream.value + 2 / rpc.serialise.value))
+
+    def _message(self, work: Workload, payload: Payload, tensor: Tensor, after: int) -> int:
+        """Pack, send, unpack."""
+        rpc, nbytes, name = self.software.rpc, tensor.nbytes, tensor.name
         seconds, grade = nbytes / rpc.serialise.value, rpc.serialise.grade
         packed = self._host(work, self.source, seconds, [after], f"pack {name}", grade)
         frames = -(-nbytes // rpc.message.value)
@@ -116,7 +136,7 @@ class Lowering:
             after=[packed],
             name=f"send {name}",
             stream="connection",
-            cap=rpc.stream.value,
+            cap=self._stream_rate(payload),
             efficiency=self.software.tcp.efficiency.value,
             seconds=frames * rpc.per_message.value,
         )
@@ -141,8 +161,9 @@ class Lowering:
     def copy(self, payload: Payload) -> Workload:
         """One core of the sender copying every tensor to memory of its own: the bound."""
         work = Workload(f"memcpy {payload.name}")
+        cap = self._copy_rate(payload)
         for tensor in payload.tensors:
-            work.copy(self.source, self.source, tensor.nbytes, name=f"copy {tensor.name}")
+            work.transfer(self.source, self.source, tensor.nbytes, name=f"copy {tensor.name}", stream="main", cap=cap)
         return work
 
     def step(self, transport: str, payload: Payload) -> Workload:
