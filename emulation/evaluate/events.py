@@ -76,7 +76,7 @@ class Run:
         self.before = workload.predecessors()
         check_acyclic(workload, self.before)
         self.meetings: list[Meeting] = meetings(workload)
-        costs: dict[Node, Cost] = {}
+        costs: dict[tuple[object, ...], Cost] = {}
         self.costs = [self._cost(meeting.action, topology, costs) for meeting in self.meetings]
         self.events = 0
         check_budget(estimate(self.costs))
@@ -87,14 +87,14 @@ class Run:
         self._prepare()
 
     @staticmethod
-    def _cost(node: Node, topology: Topology, known: dict[Node, Cost]) -> Cost:
-        from dataclasses import replace
-
+    def _cost(node: Node, topology: Topology, known: dict[tuple[object, ...], Cost]) -> Cost:
         # Training repeats itself: equal nodes at other places in the graph cost the same.
-        key = replace(node, id=0, name="", after=(), stream="", frees=-1, tag="")
-        if key not in known:
-            known[key] = node_cost(node, topology)
-        return known[key]
+        what = (node.kind, node.op, node.devices, node.dtype, node.grade)
+        key = (*what, node.nbytes, node.seconds, node.flops, node.cap, node.efficiency)
+        found = known.get(key)
+        if found is None:
+            found = known[key] = node_cost(node, topology)
+        return found
 
     def _prepare(self) -> None:
         count = len(self.workload.nodes)

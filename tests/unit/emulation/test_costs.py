@@ -167,8 +167,9 @@ def test_protocol_headers_take_the_network_links_alone(small):
 def test_processes_of_one_host_move_bytes_through_its_memory(shipped):
     work = Workload()
     node = work.transfer("host0/cpu", "host0/cpu", 2**20)
-    result = simulate(work, shipped("laptop"))
-    assert result.finish(node) == pytest.approx(2**20 / 39e9)
+    laptop = shipped("laptop")
+    result = simulate(work, laptop)
+    assert result.finish(node) == pytest.approx(2**20 / laptop.host("host0").software.memcpy.rate(2**20))
     assert [(use.name, use.bytes) for use in result.links] == [("host0/memory", 2 * 2**20)]
 
 
