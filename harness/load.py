@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from harness import consistency, overrides, registry, sweep
+from harness import consistency, registry, sweep
 from harness.document import Document, Keys, read
 from harness.errors import Problem, SpecError
 from harness.grafting import with_value
 from harness.inherit import read_with_bases
+from harness.overrides import ORIGIN, apply
 from harness.spec import Experiment, Sweep
 from harness.validation import describe, dotted, problems
 
@@ -48,12 +49,12 @@ class Loaded:
     overrides: tuple[str, ...] = ()
 
 
-def load_experiment(path: Path | str, overrides_: Sequence[str] = ()) -> Loaded:
+def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Loaded:
     """Read and check a spec file.
 
     Args:
         path: the file.
-        overrides_: `PATH=VALUE` texts, applied in order.
+        overrides: `PATH=VALUE` texts, applied in order.
 
     Raises:
         SpecError: everything that is wrong with it, in the order of its lines.
@@ -64,7 +65,7 @@ def load_experiment(path: Path | str, overrides_: Sequence[str] = ()) -> Loaded:
             (), f"the document is {describe(document.data)}", "a mapping: 'schema: 1', 'name: ...' and so on"
         )
         raise SpecError(_distinct(document, [*document.problems, what]))
-    document, changed = overrides.apply(document, overrides_)
+    document, changed = apply(document, overrides)
     checked = _Check(document, changed)
     found = [*document.problems, *checked.run()]
     if found:
@@ -79,7 +80,7 @@ def load_experiment(path: Path | str, overrides_: Sequence[str] = ()) -> Loaded:
         checked.engine,
         checked.engine_spec,
         _origins(document, checked.experiment, checked.engine_spec),
-        tuple(overrides_),
+        tuple(overrides),
     )
 
 
@@ -270,4 +271,4 @@ def origin(document: Document, path: Keys) -> str:
     if spot is None:
         return "default"
     file = spot.value.file
-    return file if file.startswith(overrides.ORIGIN) else str(spot.value)
+    return file if file.startswith(ORIGIN) else str(spot.value)

@@ -94,7 +94,7 @@ def test_validating_imports_nothing_heavy(project):
     path = project.write("schema: 1\nname: x\nengine: {name: rdma, sizes: [4 KiB]}\n")
     code = (
         "import sys; from harness.load import load_experiment; from harness.resolve import resolve\n"
-        f"load_experiment({str(path)!r})\n"
+        f"assert resolve(load_experiment({str(path)!r}), on='emulated')\n"
         "heavy = {'numpy', 'networkx', 'simpy', 'rich', 'torch', 'ray', 'scipy', 'matplotlib', 'grpc'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
