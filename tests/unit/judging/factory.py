@@ -44,9 +44,7 @@ def record(
     log_tail: str = "",
 ) -> Record:
     emulated = backend == "emulated"
-    stamp = EmulationStamp(
-        model_version="1", profile=hardware, profile_digest="d" * 64, grade="datasheet", events=10
-    )
+    stamp = EmulationStamp(model_version="1", profile=hardware, profile_digest="d" * 64, grade="datasheet", events=10)
     return Record(
         key=f"{backend}-{hardware}-{cell}".encode().hex().ljust(64, "0")[:64],
         spec="demo",
