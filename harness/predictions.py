@@ -40,7 +40,7 @@ class Prediction:
     metric: str
     unit: str
     labels: tuple[tuple[str, str], ...]
-    """Labels and swept values."""
+    """Labels of the measurement, sorted."""
     plan_digest: str
     hardware: str
     value: float

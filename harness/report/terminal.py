@@ -105,27 +105,34 @@ def _notes(console: Console, table: TableView) -> None:
 
 
 def _verdicts(console: Console, verdicts: Sequence[Verdict]) -> None:
-    from rich import box
-    from rich.table import Table
+    """Each expectation once, and under it a line for each value that was judged."""
+    from rich.padding import Padding
     from rich.text import Text
 
     if not verdicts:
         return
     brief = len(verdicts) > _DISTINCT_AT
     listed = [v for v in verdicts if not brief or v.passed is not True]
-    drawn = Table(title="Verdicts", box=box.SIMPLE_HEAD, title_justify="left")
-    for name in ("verdict", "expectation", "ours", "published", "reason"):
-        drawn.add_column(name, overflow="fold")
-    for verdict in listed:
-        word = Text(f"{verdict.word}\n{outcome(verdict)}", style=_OUTCOMES[outcome(verdict)])
-        ours = f"{shown(verdict.ours)}\n{verdict.ours.target}" if verdict.ours else str(verdict.target or "")
-        place = f"\n{verdict.place}" if verdict.place else ""
-        theirs = f"{verdict.theirs.text}\n{verdict.theirs.place}" if verdict.theirs else ""
-        drawn.add_row(word, *map(Text, (f"{verdict.expectation}{place}", ours, theirs, verdict.reason)))
-    if listed:
-        console.print(drawn)
+    console.print("Verdicts", style="bold")
+    for expectation in dict.fromkeys(v.expectation for v in listed):
+        console.print(Padding(Text(expectation), (0, 0, 0, 2)))
+        for verdict in listed:
+            if verdict.expectation == expectation:
+                console.print(Padding(_verdict(verdict), (0, 0, 0, 4)))
     if len(listed) < len(verdicts):
-        console.print(f"{len(verdicts) - len(listed)} further expectations kept.", style="green")
+        console.print(f"  {len(verdicts) - len(listed)} further kept.", style="green")
+    console.print()
+
+
+def _verdict(verdict: Verdict) -> Text:
+    from rich.text import Text
+
+    text = Text.assemble((f"{verdict.word} ({outcome(verdict)})", _OUTCOMES[outcome(verdict)]))
+    where = ", ".join(filter(None, [verdict.place, str(verdict.target or "")]))
+    text.append(f"  {where}: " if where else "  ")
+    if verdict.ours and verdict.theirs:
+        text.append(f"{shown(verdict.ours)}, published {verdict.theirs.text}: ")
+    return text.append(verdict.reason)
 
 
 def _missing(console: Console, content: Content) -> None:
