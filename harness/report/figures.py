@@ -72,9 +72,10 @@ class Panel:
 def chart(table: TableView, section: Section) -> list[Panel]:
     """The section's values, one panel for each target, all on one scale."""
     places = list(dict.fromkeys((line.kind, line.place) for line in section.lines if line.kind != "published"))
-    values = [c.figure.value for line in section.lines for c in line.cells if c.figure and c.figure.value > 0]
-    if len(values) < 2:
+    shown = [c.figure for line in section.lines for c in line.cells if c.figure and c.figure.value > 0]
+    if len(shown) < 2:
         return []
+    values = [x for figure in shown for x in (figure.low, figure.value, figure.high) if x > 0]
     panels = []
     for kind, place in places:
         series = {line.row: line.cells for line in section.lines if (line.kind, line.place) == (kind, place)}
@@ -284,7 +285,14 @@ def _axis_title(section: Section) -> str:
 
 def _legend(axes: Axes, count: int) -> None:
     if count > 1:
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(3, count), fontsize=8, handletextpad=0.3)
+        axes.legend(
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            ncols=min(4, count),
+            fontsize=8,
+            handletextpad=0.3,
+            columnspacing=1.2,
+        )
 
 
 def _quantities(axis: Any, unit: str) -> None:
