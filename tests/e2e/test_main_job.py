@@ -78,7 +78,7 @@ def test_an_emulated_run_gives_the_same_bytes_whatever_the_hash_seed(spec, tmp_p
     exported = []
     for seed in ("0", "1"):
         runs, table = tmp_path / f"runs{seed}", tmp_path / f"{seed}.csv"
-        arguments = ("--on", "emulated:ethernet-10g-pair", "--out", runs)
+        arguments = ("--on", "emulated:rdma-100g-pair", "--out", runs)
         assert harness("run", spec, *arguments, "--no-report", PYTHONHASHSEED=seed).returncode == 0
         assert harness("export", "--to", table, "--out", runs).returncode == 0
         (record,) = records(runs)

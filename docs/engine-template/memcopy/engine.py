@@ -29,10 +29,10 @@ class MemcopyEngine(Engine):
     def predict(self, plan: Plan, context: EmulationContext) -> Iterator[Measurement]:
         """One host copy after another, at the profile's copy bandwidth."""
         workload = Workload("memcopy")
-        host = context.profile.hosts[0].name
+        host = f"{context.profile.host_names()[0]}/cpu"
         previous: tuple[int, ...] = ()
         for _, nbytes in plan.payload["pieces"]:
-            previous = (workload.copy(host, nbytes, after=previous),)
+            previous = (workload.copy(host, host, nbytes, after=previous),)
         result = context.simulate(workload)
         low, high = result.band(result.seconds)
         total = sum(nbytes for _, nbytes in plan.payload["pieces"])
