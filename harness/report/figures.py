@@ -55,6 +55,8 @@ _STYLE = {
 }
 WIDTH = 4.3
 """Inches of one panel: narrow enough to be read on a phone, two beside each other on a desk."""
+LONGEST_NAME = 28
+"""Names longer than this are cut in legends and on axes, so that the drawing keeps its room."""
 WIDE_SPAN = 20
 """Values spread wider than this are drawn on a logarithmic axis."""
 
@@ -86,14 +88,16 @@ def chart(table: TableView, section: Section) -> list[Panel]:
 
 def scatter(family: Family) -> Panel:
     """Predicted against measured values on logarithmic axes, with y = x and the claimed bands."""
-    with _Drawing(f"scatter/{family.engine}/{family.metric}/{family.model_version}", WIDTH, 3.9) as drawing:
+    with _Drawing(f"scatter/{family.engine}/{family.metric}/{family.model_version}", WIDTH, 4.4) as drawing:
         axes = drawing.axes()
         pairs = [p for p in family.pairs if p.measured > 0 and p.prediction.value > 0]
         if not pairs:
             axes.text(0.5, 0.5, "no positive values to draw", ha="center", transform=axes.transAxes)
             return Panel(f"{family.engine}: {family.metric}", drawing.svg())
         everything = [x for p in pairs for x in (p.measured, p.prediction.value, *(p.prediction.band or ())) if x > 0]
-        low, high = min(everything) / 1.4, max(everything) * 1.4
+        # At least a decade and a bit, so that each axis has a labelled power of ten.
+        widen = max(1.4, (12 * min(everything) / max(everything)) ** 0.5)
+        low, high = min(everything) / widen, max(everything) * widen
         axes.plot([low, high], [low, high], color=MUTED, linewidth=0.9, label="predicted = measured")
         axes.fill_between(
             [low, high],
@@ -120,32 +124,45 @@ def scatter(family: Family) -> Panel:
         unit = pairs[0].prediction.unit
         _quantities(axes.xaxis, unit)
         _quantities(axes.yaxis, unit)
-        axes.legend(loc="upper left", fontsize=8)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=8)
         return Panel(f"{family.engine}: {family.metric}", drawing.svg())
 
 
 def gantt(timeline: Timeline) -> Panel:
-    """The drawn stretch of a timeline, a bar for each slice."""
-    names = list(dict.fromkeys(s.name for track in timeline.tracks for s in track.slices))
-    height = 0.75 + 0.26 * len(timeline.tracks) + 0.18 * ((min(len(names), len(SERIES)) + 2) // 3)
+    """The drawn stretch of a timeline, a bar for each slice, coloured by what is done."""
+    groups = _activities(timeline)
+    labels = list(dict.fromkeys(groups.values()))
+    height = 0.8 + 0.26 * len(timeline.tracks) + 0.2 * ((len(labels) + 2) // 3)
     with _Drawing(f"gantt/{timeline.title}/{timeline.target}", 2 * WIDTH, height) as drawing:
         axes = drawing.axes()
         for row, track in enumerate(timeline.tracks):
-            for name in dict.fromkeys(s.name for s in track.slices):
-                which = min(names.index(name), len(SERIES) - 1)
-                spans = [(s.start, s.duration) for s in track.slices if s.name == name]
-                label = name if which < len(SERIES) - 1 or len(names) == len(SERIES) else "other"
-                axes.broken_barh(
-                    spans, (row - 0.36, 0.72), facecolor=SERIES[which], edgecolor=PAPER, linewidth=0.3, label=label
-                )
-        axes.set_yticks(range(len(timeline.tracks)), [track.name for track in timeline.tracks])
+            for index, label in enumerate(labels):
+                spans = [(s.start, s.duration) for s in track.slices if groups[s.name] == label]
+                # A bar's edge in the page's colour would swallow the shortest slices.
+                axes.broken_barh(spans, (row - 0.36, 0.72), facecolor=SERIES[index], linewidth=0)
+        for index, label in enumerate(labels):
+            axes.broken_barh([], (0, 0), facecolor=SERIES[index], label=label)
+        axes.set_yticks(range(len(timeline.tracks)), [_brief(track.name) for track in timeline.tracks])
+        axes.tick_params(axis="y", length=0)
         axes.invert_yaxis()
         axes.grid(visible=True, axis="x")
         _quantities(axes.xaxis, "s")
-        handles, labels = axes.get_legend_handles_labels()
-        first = dict(zip(labels, handles, strict=True))
-        axes.legend(first.values(), first.keys(), loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8, handlelength=1.2)
         return Panel(timeline.title, drawing.svg(), str(timeline.target.kind))
+
+
+def _activities(timeline: Timeline) -> dict[str, str]:
+    """Slice name to legend entry: the name itself, or its first word where there are more names than colours."""
+    names = list(dict.fromkeys(s.name for track in timeline.tracks for s in track.slices))
+    few = len(names) <= len(SERIES)
+    entries = {name: _brief(name if few else (name.split() or [""])[0]) for name in names}
+    kept = list(dict.fromkeys(entries.values()))[: len(SERIES)]
+    spill = kept[-1] if len(set(entries.values())) == len(kept) else "other"
+    return {name: entry if entry in kept[:-1] else spill for name, entry in entries.items()}
+
+
+def _brief(text: str) -> str:
+    return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 1]}\u2026"
 
 
 def _points(axes: Axes, pairs: Sequence[Any], place: str, index: int) -> None:
@@ -197,11 +214,11 @@ def _dots(
             drawn = [(at, c.figure) for at, c in zip(places, cells, strict=True) if c.figure and c.figure.value > 0]
             x, errors = _spread([figure for _, figure in drawn])
             axes.errorbar(
-                x, [at for at, _ in drawn], xerr=errors, label=row, **_mark(index, drawn and drawn[0][1].kind)
+                x, [at for at, _ in drawn], xerr=errors, label=_brief(row), **_mark(index, drawn and drawn[0][1].kind)
             )
         for at in range(len(columns) - 1):
             axes.axhline(at + 0.5, color=RULE, linewidth=0.5)
-        axes.set_yticks(range(len(columns)), columns)
+        axes.set_yticks(range(len(columns)), [_brief(column) for column in columns])
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(len(columns) - 0.5, -0.5)
         _scale(axes, "x", values)
@@ -227,7 +244,7 @@ def _lines(
             drawn = [(at, c.figure) for at, c in zip(sizes, cells, strict=True) if c.figure and c.figure.value > 0]
             y, errors = _spread([figure for _, figure in drawn])
             style = _mark(index, drawn and drawn[0][1].kind) | {"linestyle": "-", "linewidth": 1.1}
-            axes.errorbar([at for at, _ in drawn], y, yerr=errors, label=row, **style)
+            axes.errorbar([at for at, _ in drawn], y, yerr=errors, label=_brief(row), **style)
         _scale(axes, "x", sizes)
         _scale(axes, "y", values)
         axes.set_xticks(*_thinned(sizes, table.columns))

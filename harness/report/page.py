@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from harness.report.timelines import Timeline
     from harness.tables import Line, Section, TableView
 
-MOST_TIMELINES = 6
-"""Further timelines are linked, not drawn."""
-
 
 @dataclass(frozen=True)
 class Group:
@@ -123,10 +120,9 @@ def _by_reason(unscored: tuple[Unscored, ...]) -> list[tuple[str, int]]:
 
 
 def _timelines(content: Content, beside: Path) -> Iterator[DrawnTimeline]:
-    for index, timeline in enumerate(timelines.collect(content.records, content.locate)):
-        drawn = timeline.tracks and index < MOST_TIMELINES
+    for timeline in timelines.collect(content.records, content.locate):
         link = os.path.relpath(timeline.path, beside).replace(os.sep, "/")
-        yield DrawnTimeline(timeline, link, figures.gantt(timeline) if drawn else None)
+        yield DrawnTimeline(timeline, link, figures.gantt(timeline) if timeline.tracks else None)
 
 
 def _papers(content: Content) -> list[tuple[str, str, str, str]]:

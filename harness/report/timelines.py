@@ -7,6 +7,7 @@ come in metadata events (`ph: M`). Perfetto shows the whole file; the report dra
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ TRACE_SUFFIX = "trace.json"
 MOST_SLICES = 400
 MOST_TRACKS = 16
 MOST_BYTES = 64 * 2**20
+MOST_READ = 3
+"""Timelines drawn for each target; the others are linked."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,17 @@ class Timeline:
 
 
 def collect(records: Sequence[Record], locate: Locate) -> list[Timeline]:
-    """Every trace artifact of the records that can be found on disk."""
-    return [_timeline(record, artifact, path) for record, artifact, path in _traces(records, locate)]
+    """Every trace artifact of the records that can be found on disk; the first few of each target are read."""
+    found: list[Timeline] = []
+    read: Counter[TargetName] = Counter()
+    for record, artifact, path in _traces(records, locate):
+        target = target_of(record)
+        if read[target] < MOST_READ:
+            found.append(_timeline(target, _title(record, artifact), path))
+        else:
+            found.append(Timeline(_title(record, artifact), target, path, (), 0))
+        read[target] += 1
+    return found
 
 
 def _traces(records: Sequence[Record], locate: Locate) -> Iterator[tuple[Record, Artifact, Path]]:
@@ -76,17 +88,19 @@ def _traces(records: Sequence[Record], locate: Locate) -> Iterator[tuple[Record,
                 yield record, artifact, path
 
 
-def _timeline(record: Record, artifact: Artifact, path: Path) -> Timeline:
+def _title(record: Record, artifact: Artifact) -> str:
     name = artifact.path.rsplit("/", 1)[-1].removesuffix(TRACE_SUFFIX).rstrip(".")
-    title = " ".join(filter(None, [record.cell, name]))
+    return " ".join(filter(None, [record.cell, name]))
+
+
+def _timeline(target: TargetName, title: str, path: Path) -> Timeline:
     if path.stat().st_size > MOST_BYTES:
-        return Timeline(title, target_of(record), path, (), 0, "the trace is too large to draw here")
+        return Timeline(title, target, path, (), 0, "the trace is too large to draw here")
     try:
-        events = _events(json.loads(path.read_text(encoding="utf-8")))
-        slices, tracks = _tracks(events)
+        slices, tracks = _tracks(_events(json.loads(path.read_text(encoding="utf-8"))))
     except (ValueError, TypeError, KeyError, AttributeError):
-        return Timeline(title, target_of(record), path, (), 0, "the trace is not in Chrome's JSON format")
-    return Timeline(title, target_of(record), path, tracks, slices)
+        return Timeline(title, target, path, (), 0, "the trace is not in Chrome's JSON format")
+    return Timeline(title, target, path, tracks, slices)
 
 
 def _events(document: Any) -> list[dict[str, Any]]:

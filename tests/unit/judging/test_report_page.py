@@ -166,3 +166,33 @@ def test_columns_that_are_sizes_are_drawn_as_lines(make, tmp_path):
     drawing = re.search(r"<svg.*?</svg>", path["html"].read_text("utf-8"), re.DOTALL)[0]
     assert "64 KiB" in drawing
     assert re.search(r'<path d="M [^"]* L [^"]* L [^"]*" [^>]*stroke: var\(--series-1\)', drawing)
+
+
+def test_long_names_leave_room_for_the_drawing(make, tmp_path):
+    name = "layer." * 40
+    events = [
+        {"ph": "X", "pid": name, "tid": i % 3, "name": f"send {name}{i}", "ts": 1000 * i, "dur": 500}
+        for i in range(200)
+    ]
+    (tmp_path / "trace.json").write_text(json.dumps({"traceEvents": events}), "utf-8")
+    values = [
+        make.value("step_time", [1.0 + i], transport=f"{name}{i}", payload=f"{name}{j}") for i in (0, 1) for j in (0, 1)
+    ]
+    record = make.record(values, artifacts=[Artifact(path="trace.json", sha256="0" * 64, bytes=1)])
+    table = {"rows": "transport", "columns": "payload", "value": "step_time"}
+    # A layout that collapses is a warning of the drawing library, and warnings are errors here.
+    experiment = make.experiment(tables=[table])
+    path = report.write(experiment, [record], directory=tmp_path, formats=["html"], locate=lambda _: tmp_path)["html"]
+    assert path.read_text("utf-8").count("<svg") == 2
+
+
+def test_many_timelines_are_linked_not_drawn(make, tmp_path):
+    events = [{"ph": "X", "pid": 0, "tid": 0, "name": "send", "ts": 0, "dur": 500}]
+    artifacts = [Artifact(path=f"{i}.trace.json", sha256="0" * 64, bytes=1) for i in range(9)]
+    for artifact in artifacts:
+        (tmp_path / artifact.path).write_text(json.dumps({"traceEvents": events}), "utf-8")
+    records = [make.record([make.value("steps", [1.0])], artifacts=artifacts)]
+    path = report.write(make.experiment(), records, directory=tmp_path, formats=["html"], locate=lambda _: tmp_path)
+    page = Page(path["html"].read_text("utf-8"))
+    assert page.tags["svg"] == 3
+    assert len(page.links) == 9
