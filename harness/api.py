@@ -35,10 +35,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from emulation.evaluate import Result
     from emulation.graph import Workload
     from emulation.profile import Profile
-
-    from emulation.evaluate import Result
 
 __all__ = [
     "BackendError",

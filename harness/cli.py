@@ -16,7 +16,7 @@ from harness import __version__
 from harness.errors import Exit, HarnessError, SpecError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 VERBS = {
     "run": "run the trials of a spec and hold them against its references",
@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
         if name in {"run", "predict", "validate", "plan", "explain", "status", "report"}:
             _spec_arguments(sub, several=name in {"run", "predict", "validate"})
         if name in {"run", "predict", "status", "report", "show", "compare", "export", "reindex", "clean"}:
-            sub.add_argument("--out", metavar="DIR", default="", help="where run directories lie (default: results/runs)")
+            sub.add_argument("--out", metavar="DIR", default="", help="where run directories lie")
     for name in ("run", "predict"):
         _run_arguments(made[name])
     _other_arguments(made)
@@ -109,7 +109,7 @@ def _run_arguments(sub: argparse.ArgumentParser) -> None:
     volume.add_argument("-v", "--verbose", action="store_true", help="print each trial's log tail as well")
 
 
-def _other_arguments(made: dict[str, argparse.ArgumentParser]) -> None:
+def _other_arguments(made: Mapping[str, argparse.ArgumentParser]) -> None:
     made["explain"].add_argument("path", nargs="?", default="", help="only this value, as in engine.sizes")
     made["explain"].add_argument("--yaml", action="store_true", help="the resolved spec as YAML that loads again")
     made["ls"].add_argument(

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def say(text: str = "") -> None:
@@ -26,7 +29,7 @@ def emit(value: Any) -> None:
     sys.stdout.write("\n")
 
 
-def columns(rows: list[tuple[str, ...]], *, indent: str = "  ") -> str:
+def columns(rows: Sequence[tuple[str, ...]], *, indent: str = "  ") -> str:
     """Rows of text under one another, each column as wide as its widest cell."""
     if not rows:
         return ""

@@ -11,13 +11,15 @@ from harness.output import complain, emit, say
 if TYPE_CHECKING:
     import argparse
 
+    from harness.errors import Problem
+
 
 def run(args: argparse.Namespace) -> int:
     """Check every spec named and say how many trials each has; 2 if any has a mistake."""
     from harness.load import load_experiment
     from harness.resolve import resolve
 
-    problems = []
+    problems: list[Problem] = []
     good = []
     for name in args.specs:
         try:
