@@ -255,7 +255,8 @@ class Runner:
         if job.running is None:
             return None
         try:
-            return job.running.poll()
+            with storage.writing(self._store.trial_directory(job.trial)):
+                return job.running.poll()
         except StoreError:
             self._discard(job)
             raise

@@ -11,6 +11,7 @@ import shutil
 import signal
 import tempfile
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness import journal
@@ -34,11 +35,29 @@ WATCH = 0.5
 """Seconds between looks at memory, descendants and logs, with a memory limit and without."""
 
 
+@dataclass(frozen=True)
+class Share:
+    """The ranks of a trial that run on this machine."""
+
+    ranks: tuple[int, ...]
+    address: str = "127.0.0.1"
+    """Of this machine, for the ranks on others."""
+    scratch: str = ""
+    """Made and deleted by the caller, because more than one group of this machine uses it; empty for one of its own."""
+
+
 class RankGroup:
     """`base.Running` for processes of this machine."""
 
     def __init__(
-        self, trial: Trial, directory: Path, zygote: Zygote, *, mode: Literal["run", "predict"], grace: float = GRACE
+        self,
+        trial: Trial,
+        directory: Path,
+        zygote: Zygote,
+        *,
+        mode: Literal["run", "predict"],
+        grace: float = GRACE,
+        share: Share | None = None,
     ) -> None:
         self._trial = trial
         self._directory = directory.resolve()
@@ -47,7 +66,8 @@ class RankGroup:
         self._stopped: Stopped | None = None
         self._killed = False
         self._first: int | None = None
-        self._scratch = tempfile.mkdtemp(prefix="harness-") if mode == "run" else ""
+        self._share = share or Share(tuple(range(1 if mode == "predict" else trial.ranks)))
+        self._scratch = self._share.scratch or (tempfile.mkdtemp(prefix="harness-") if mode == "run" else "")
         self._began = time.monotonic()
         self._deadline = self._began + trial.limits.timeout
         self._kill_at = float("inf")
@@ -55,7 +75,7 @@ class RankGroup:
         self._watch_at = self._began + self._watch_every
         self._ranks: list[TrialProcess] = []
         try:
-            for rank in range(1 if mode == "predict" else trial.ranks):
+            for rank in self._share.ranks:
                 self._ranks.append(self._start(rank, mode))
         except BaseException:
             self._abandon()
@@ -64,12 +84,12 @@ class RankGroup:
     def poll(self) -> Outcome | None:
         """Keep the limits; the outcome once every process has ended."""
         now = time.monotonic()
-        for rank, process in enumerate(self._ranks):
+        for rank, process in zip(self._share.ranks, self._ranks, strict=True):
             before = process.exit_code
             process.poll()
-            if before is None and process.exit_code is not None and self._first is None and self._ended_badly(rank):
+            if before is None and process.exit_code is not None and self._first is None and self._ended_badly(process):
                 self._first = rank
-                self._terminate(min(self._grace, 1.0))
+                self.give_up()
         if all(p.gone for p in self._ranks):
             return self._outcome(now)
         if any(p.exit_code is None for p in self._ranks):
@@ -101,6 +121,23 @@ class RankGroup:
         self._stopped = reason
         self._terminate(self._grace)
 
+    def give_up(self) -> None:
+        """End it because a rank elsewhere ended badly."""
+        self._terminate(min(self._grace, 1.0))
+
+    def remains(self) -> list[Remains]:
+        """What every rank left; for use once `poll` has said that they have ended."""
+        # Every process is gone, so every exit code is known.
+        return [
+            Remains.read(rank, p.exit_code or 0, p.directory)
+            for rank, p in zip(self._share.ranks, self._ranks, strict=True)
+        ]
+
+    @property
+    def stopped(self) -> Stopped | None:
+        """Why the harness stopped it, if it did."""
+        return self._stopped
+
     def _start(self, rank: int, mode: Literal["run", "predict"]) -> TrialProcess:
         trial = self._trial
         place = self._directory / f"rank{rank}"
@@ -114,7 +151,7 @@ class RankGroup:
             mode=mode,
             rank=rank,
             world_size=1 if mode == "predict" else trial.ranks,
-            address="127.0.0.1",
+            address=self._share.address,
             rendezvous=str(self._directory / "rendezvous"),
             scratch=self._scratch,
             artifacts=str(artifacts),
@@ -122,8 +159,7 @@ class RankGroup:
         ).write(place)
         return TrialProcess(self._zygote, place, data_limit=data_limit)
 
-    def _ended_badly(self, rank: int) -> bool:
-        process = self._ranks[rank]
+    def _ended_badly(self, process: TrialProcess) -> bool:
         return process.exit_code != 0 or journal.last(process.directory / journal.FILE) != "done"
 
     def _keep_limits(self, now: float) -> None:
@@ -162,29 +198,19 @@ class RankGroup:
         try:
             for process in self._ranks:
                 process.cap_logs()
-            # Every process is gone, so every exit code is known.
-            remains = [Remains.read(i, p.exit_code or 0, p.directory) for i, p in enumerate(self._ranks)]
-            self._write_timeline()
+            write_timeline(self._directory)
             return gather(
-                remains,
+                self.remains(),
                 stopped=self._stopped,
-                first=self._first or 0,
+                first=self._share.ranks[0] if self._first is None else self._first,
                 seconds=now - self._began,
                 package=self._trial.package,
             )
         finally:
             self._clean()
 
-    def _write_timeline(self) -> None:
-        spans = {f"rank {i}": p.directory / SPANS for i, p in enumerate(self._ranks)}
-        read = {name: json.loads(path.read_text("utf-8")) for name, path in spans.items() if path.is_file()}
-        if read:
-            from harness.timeline import write
-
-            write(self._directory / "artifacts" / "trace.json", read)
-
     def _clean(self) -> None:
-        if self._scratch:
+        if self._scratch and not self._share.scratch:
             shutil.rmtree(self._scratch, ignore_errors=True)
         shutil.rmtree(self._directory / "rendezvous", ignore_errors=True)
 
@@ -192,3 +218,13 @@ class RankGroup:
         for process in self._ranks:
             process.signal(signal.SIGKILL)
         self._clean()
+
+
+def write_timeline(attempt: Path) -> None:
+    """Lay the ranks' timelines side by side among the artifacts of an attempt."""
+    read = {p.parent.name: json.loads(p.read_text("utf-8")) for p in sorted(attempt.glob(f"rank*/{SPANS}"))}
+    if read:
+        from harness import timeline
+
+        (attempt / "artifacts").mkdir(exist_ok=True)
+        timeline.write(attempt / "artifacts" / "trace.json", read)

@@ -123,6 +123,11 @@ class Fake(Engine):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         yield from self.hangs(told, context)
 
+    def hangs_once(self, told, context):
+        if not (Path(told["folder"]) / "hanging").exists():
+            yield from self.hangs(told, context)
+        yield measured()
+
     def leaves_grandchildren(self, told, context):
         yield measured()
         stay = [sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(3600)"]
