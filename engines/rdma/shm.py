@@ -40,6 +40,8 @@ HEADER = 64 * 1024
 """Bytes before the arena: identity, region table, mailbox."""
 IDENTITY = struct.Struct("<8s32sQQ")
 """Magic, owner's uid, epoch, open."""
+EPOCH_WORD, OPEN_WORD = 5, 6
+"""Where the last two lie, in 64-bit words."""
 ENTRY = struct.Struct("<QQQQQQ")
 """Live, address, bytes, rkey, access, epoch."""
 TABLE = 128
@@ -97,7 +99,7 @@ class SharedMemoryDevice:
         self._arena = Arena(HEADER, nbytes)
         self._count = 0
         self._epoch = 1
-        self._announce(is_open=True)
+        IDENTITY.pack_into(self.segment.bytes, 0, MAGIC, self.uid.encode(), self._epoch, 1)
         self.mailbox = Mailbox(self.segment.bytes[MAILBOX:HEADER])
         self._views: list[memoryview] = []
 
@@ -153,24 +155,22 @@ class SharedMemoryDevice:
 
     def reset(self) -> None:
         """Free everything; a new epoch begins."""
+        # One store of one word: a peer may be looking, and `pack_into` clears what it is about to fill.
+        self._epoch += 1
+        self.segment.words[EPOCH_WORD] = self._epoch
         for number in range(self._count):
             ENTRY.pack_into(self.segment.bytes, TABLE + number * ENTRY.size, 0, 0, 0, 0, 0, 0)
         self._views.clear()
         self._count = 0
-        self._epoch += 1
         self._arena.reset()
-        self._announce(is_open=True)
 
     def close(self) -> None:
         """Tell peers that the device is gone, and unmap it."""
-        self._announce(is_open=False)
+        self.segment.words[OPEN_WORD] = 0
         self._views.clear()
         self.mailbox.close()
         self.segment.close()
         os.close(self._file)
-
-    def _announce(self, *, is_open: bool) -> None:
-        IDENTITY.pack_into(self.segment.bytes, 0, MAGIC, self.uid.encode(), self._epoch, int(is_open))
 
 
 class SharedMemoryChannel:

@@ -98,8 +98,7 @@ class _SendingRank:
         mirror = [memory.anonymous(source.nbytes) for source in sources]
         with self._context.span(f"measure {payload.name}"):
             copy_times, times = self._measure(payload, sources, mirror)
-        reports = self._session.hear(f"report on {payload.name}")
-        _refuse(reports["wrong"])
+        reports = self._verdict(f"report on {payload.name}")
         yield from self._measurements(payload, copy_times, times, reports["copied"])
 
     def _produce(self, payload: Payload) -> list[Bytes1D]:
@@ -119,8 +118,15 @@ class _SendingRank:
         for name, sender in self._senders.items():
             self._session.hear(f"ready for {name}")
             sender.send(1)
-            _refuse(self._session.hear(f"comparison of {payload.name} over {name}"))
+            self._verdict(f"comparison of {payload.name} over {name}")
             sender.ledger.clear()
+
+    def _verdict(self, what: str) -> Any:
+        """What the receiver found; it holds its transports open until it knows that its words arrived."""
+        verdict = self._session.hear(what)
+        self._session.tell("heard")
+        _refuse(verdict["wrong"])
+        return verdict
 
     def _measure(
         self, payload: Payload, sources: Sequence[Bytes1D], mirror: Sequence[memoryview]
@@ -180,16 +186,20 @@ class _ReceivingRank:
             self._session.tell("ready")
             receiver.receive(1)
             wrong = _compare(payload, name, receiver, expected)
-            self._session.tell(wrong)
-            _refuse(wrong)
+            self._report({"wrong": wrong})
             receiver.ledger.clear()
         self._serve(payload)
         wrong = next(filter(None, (_compare(payload, n, r, expected) for n, r in self._receivers.items())), "")
         copied = {name: receiver.ledger.nbytes for name, receiver in self._receivers.items()}
-        self._session.tell({"wrong": wrong, "copied": copied})
-        _refuse(wrong)
+        self._report({"wrong": wrong, "copied": copied})
         for receiver in self._receivers.values():
             receiver.ledger.clear()
+
+    def _report(self, verdict: dict[str, Any]) -> None:
+        # A transport closed too soon could take its last acknowledgement with it.
+        self._session.tell(verdict)
+        self._session.hear("word that the report arrived")
+        _refuse(verdict["wrong"])
 
     def _expected(self, payload: Payload) -> list[Bytes1D]:
         """Every byte that must arrive, made here from the seed."""
