@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from harness.trial import Trial
 
 RETRIED = frozenset({State.CRASHED, State.OOM, State.TIMEOUT})
+UNFINISHED = frozenset({State.CANCELLED, State.UNSUPPORTED})
+"""No results to keep: the user stopped it, or nothing ran and the need may be met by now."""
 FREE_RETRIES = 1
 """Attempts lost with their node that do not count against `limits.retries`."""
 LONGEST_SLEEP = 0.25
@@ -155,8 +157,7 @@ class Runner:
         self._waiting.append(_Job(trial, self._store.signature(trial), locks.of(directory / ".lock")))
 
     def _again(self, record: Record) -> bool:
-        if record.state is State.CANCELLED:
-            # The user stopped it: that is no result to keep.
+        if record.state in UNFINISHED:
             return self._options.mode != "read-only"
         return self._options.mode == "force" or (self._options.mode == "retry" and record.state is not State.OK)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,19 @@ if TYPE_CHECKING:
 
 POLL = 0.02
 CLEAN_SECONDS = 10.0
+SETTLE_SECONDS = 60.0
+"""How long Ray is given to notice that a node is gone; it takes about fifteen seconds."""
+
+
+@dataclass(frozen=True)
+class _Loss:
+    """A watchman that no longer answers."""
+
+    failure: Failure
+    nodes: frozenset[str]
+    """Where the attempt ran."""
+    at: float
+    seconds: float
 
 
 class RayAttempt:
@@ -40,15 +55,20 @@ class RayAttempt:
         self._reports: dict[int, Report] = {}
         self._first: int | None = None
         self._cancelled = 0
+        self._nodes: list[Any] = []
+        self._loss: _Loss | None = None
 
     def poll(self) -> Outcome | None:
         """Start the ranks once there is room; collect those that have ended."""
+        if self._loss is not None:
+            return self._settle(self._loss)
         if not self._actors:
             return self._place()
         try:
             self._collect()
         except _lost_errors() as error:
-            return self._lost(error)
+            self._lose(error)
+            return None
         if self._pending:
             return None
         return self._outcome()
@@ -88,6 +108,7 @@ class RayAttempt:
         for rank in range(self._trial.ranks):
             actor = self._watchman(rank)
             self._actors.append(actor)
+            self._nodes.append(actor.node.remote())
             self._pending[actor.carry_out.remote(self._dump, rank, self._scratch, self._grace)] = rank
         return None
 
@@ -132,8 +153,6 @@ class RayAttempt:
             seconds=time.monotonic() - self._began,
             package=self._trial.package,
         )
-        from dataclasses import replace
-
         return replace(outcome, hardware=reports[0].hardware)
 
     def _bring_home(self, report: Report) -> None:
@@ -145,13 +164,23 @@ class RayAttempt:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
 
-    def _lost(self, error: Exception) -> Outcome:
-        if self._cancelled:
-            return self._end(State.CANCELLED, "cancelled by the user")
-        self._release()
+    def _lose(self, error: Exception) -> None:
+        now = time.monotonic()
         first = (str(error).splitlines() or [""])[0]
         failure = Failure(type=type(error).__name__, message=f"a node of the cluster was lost: {first}")
-        return Outcome(State.CRASHED, time.monotonic() - self._began, failure, lost=True)
+        self._loss = _Loss(failure, _known(self._nodes), at=now, seconds=now - self._began)
+        self._release()
+
+    def _settle(self, loss: _Loss) -> Outcome | None:
+        """Wait until Ray has noticed that the node is gone: before, it would place the next attempt there."""
+        import ray
+
+        if self._cancelled:
+            return Outcome(State.CANCELLED, loss.seconds, Failure(type="cancelled", message="cancelled by the user"))
+        alive = {n["NodeID"] for n in ray.nodes() if n["Alive"]}
+        if loss.nodes <= alive and time.monotonic() - loss.at < SETTLE_SECONDS:
+            return None
+        return Outcome(State.CRASHED, loss.seconds, loss.failure, lost=True)
 
     def _end(self, state: State, message: str) -> Outcome:
         self._release()
@@ -170,6 +199,18 @@ class RayAttempt:
             from ray.util import remove_placement_group
 
             remove_placement_group(self._group)
+
+
+def _known(asked: list[Any]) -> frozenset[str]:
+    """The nodes among those asked for that were told before the loss."""
+    import ray
+
+    told, _ = ray.wait(asked, num_returns=len(asked), timeout=0)
+    found = set()
+    for reference in told:
+        with contextlib.suppress(*_lost_errors()):
+            found.add(ray.get(reference))
+    return frozenset(found)
 
 
 def _lost_errors() -> tuple[type[Exception], ...]:

@@ -77,6 +77,12 @@ class Watchman:
         finally:
             zygote.close()
 
+    def node(self) -> str:
+        """The node it is on."""
+        import ray
+
+        return str(ray.get_runtime_context().get_node_id())
+
     def stop(self, reason: str) -> None:
         """Ask the rank to end: `cancel` for the user, `peer` because another rank ended badly."""
         self._asked = reason

@@ -2,6 +2,7 @@ import os
 import threading
 from pathlib import Path
 
+import psutil
 import pytest
 
 from harness.records import State
@@ -59,18 +60,22 @@ def cluster(monkeypatch):
 
 
 def test_a_node_that_dies_costs_the_attempt_and_not_the_trial(make_trial, store, cluster, tmp_path):
-    doomed = cluster.add_node(num_cpus=1)
+    workers = [cluster.add_node(num_cpus=1) for _ in range(2)]
     cluster.wait_for_nodes()
     trial = make_trial("hangs_once", backend="ray")
 
-    def kill_when_it_runs():
-        while not (tmp_path / "hanging").exists():
+    def kill_its_node():
+        mark = tmp_path / "hanging"
+        while not (mark.exists() and mark.read_text()):
             waiting.wait(0.05)
-        cluster.remove_node(doomed, allow_graceful=False)
-        cluster.add_node(num_cpus=1)
+        ancestors = {p.pid for p in psutil.Process(int(mark.read_text())).parents()}
+        for node in workers:
+            raylets = node.all_processes["raylet"]
+            if any(r.process.pid in ancestors for r in raylets):
+                cluster.remove_node(node, allow_graceful=False)
 
     waiting = threading.Event()
-    killer = threading.Thread(target=kill_when_it_runs)
+    killer = threading.Thread(target=kill_its_node)
     killer.start()
     options = RunOptions(grace=1.0, ray_address=cluster.address)
     (record,) = run([trial], store=store, options=options).records

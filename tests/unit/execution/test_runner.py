@@ -127,10 +127,11 @@ def test_the_same_trial_named_twice_runs_once(execute, make_trial, tmp_path):
     assert runs_of(tmp_path) == 1
 
 
-def test_a_cancelled_trial_is_run_again(execute, make_trial, store):
+@pytest.mark.parametrize("state", [State.CANCELLED, State.UNSUPPORTED])
+def test_what_never_ran_to_its_end_is_run_again(execute, make_trial, store, state):
     trial = make_trial("ok")
     record = execute(trial).records[0]
-    store.write(record.model_copy(update={"state": State.CANCELLED}))
+    store.write(record.model_copy(update={"state": state}))
     assert execute(trial).records[0].state is State.OK
 
 
