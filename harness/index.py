@@ -60,7 +60,7 @@ class Index:
         """Bring the table up to the files and return all of it, in the order of paths."""
         on_disk = scan(self.root)
         try:
-            with self._open() as table:
+            with self._open(thorough=True) as table:
                 known = {e.path: e for e in _rows(table)}
                 fresh = _changes(self.root, on_disk, known)
                 gone = known.keys() - on_disk.keys()
@@ -86,25 +86,25 @@ class Index:
         return len(self.refresh())
 
     @contextlib.contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        table = self._connect()
+    def _open(self, *, thorough: bool = False) -> Iterator[sqlite3.Connection]:
+        table = self._connect(thorough=thorough)
         try:
             with table:
                 yield table
         finally:
             table.close()
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self, *, thorough: bool) -> sqlite3.Connection:
         try:
-            return self._prepared()
+            return self._prepared(thorough=thorough)
         except sqlite3.OperationalError:
             # Locked or read-only: throwing it away would not help.
             raise
         except sqlite3.DatabaseError:
             self._discard()
-            return self._prepared()
+            return self._prepared(thorough=False)
 
-    def _prepared(self) -> sqlite3.Connection:
+    def _prepared(self, *, thorough: bool) -> sqlite3.Connection:
         table = sqlite3.connect(self.path, timeout=_BUSY)
         try:
             if table.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
@@ -112,6 +112,8 @@ class Index:
             # Derived data need not survive a power cut, only be readable by others while one writes.
             table.execute("PRAGMA synchronous = OFF")
             table.execute(f"SELECT {_COLUMNS} FROM records LIMIT 1")
+            if thorough and table.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+                raise sqlite3.DatabaseError("the index is damaged")
         except BaseException:
             table.close()
             raise

@@ -82,12 +82,12 @@ class Live:
         from rich.console import Console
         from rich.live import Live as Display
 
+        self._running: dict[str, float] = {}
+        self._last: Event | None = None
         self._console = Console(stderr=True)
         self._display = Display(
             console=self._console, get_renderable=self._bottom, refresh_per_second=4, transient=True
         )
-        self._running: dict[str, float] = {}
-        self._last: Event | None = None
 
     def __enter__(self) -> Live:
         self._display.start()
@@ -111,7 +111,8 @@ class Live:
         from rich.text import Text
 
         now = time.monotonic()
-        lines = [f"  {name}  {now - since:.0f} s" for name, since in self._running.items()]
+        # The display's own thread asks; the copy is whole whatever the runner does meanwhile.
+        lines = [f"  {name}  {now - since:.0f} s" for name, since in list(self._running.items())]
         if self._last is not None:
             left = "" if self._last.eta is None else f", about {duration(self._last.eta)} left"
             lines.append(f"  {self._last.done} of {self._last.total} done{left}")
