@@ -1,8 +1,10 @@
-"""The timeline of a measured trial, in the format Perfetto and chrome://tracing open."""
+"""The timeline of a measured trial, written as emulated ones are: for Perfetto and chrome://tracing."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+
+from emulation.io import chrome_trace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -10,26 +12,13 @@ if TYPE_CHECKING:
 
 
 def write(path: Path, spans: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Write the spans of each process name as Chrome trace events; the earliest begins at 0."""
-    import json
-
+    """Write the spans of each process name side by side; the earliest begins at 0."""
     origin = min(s["start"] for of_rank in spans.values() for s in of_rank)
-    events: list[dict[str, Any]] = []
-    for number, (process, of_rank) in enumerate(spans.items()):
-        events.append({"ph": "M", "pid": number, "name": "process_name", "args": {"name": process}})
-        streams = list(dict.fromkeys(s["stream"] for s in of_rank))
-        for thread, stream in enumerate(streams):
-            events.append({"ph": "M", "pid": number, "tid": thread, "name": "thread_name", "args": {"name": stream}})
-        events += [
-            {
-                "ph": "X",
-                "pid": number,
-                "tid": streams.index(s["stream"]),
-                "name": s["name"],
-                "ts": (s["start"] - origin) * 1e6,
-                "dur": s["seconds"] * 1e6,
-                "args": s["args"],
-            }
+    chrome_trace.write(
+        path,
+        (
+            chrome_trace.Slice(process, s["stream"], s["name"], s["start"] - origin, s["seconds"], s["args"])
+            for process, of_rank in spans.items()
             for s in of_rank
-        ]
-    path.write_text(json.dumps({"displayTimeUnit": "ms", "traceEvents": events}), "utf-8")
+        ),
+    )

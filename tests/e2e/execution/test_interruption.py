@@ -102,7 +102,7 @@ def test_two_runs_on_one_directory_never_run_a_cell_twice(start, tmp_path):
     processes = [start("counted", 20) for _ in range(2)]
     events = [finish(p) for p in processes]
     assert len((tmp_path / "ran").read_text().splitlines()) == 20
-    ended = Counter((e["event"], e["cell"]) for e in sum(events, []) if e["event"] in {"record", "cached"})
+    ended = Counter((e["event"], e["cell"]) for told in events for e in told if e["event"] in {"record", "cached"})
     assert len(ended) == 40
     assert set(ended.values()) == {1}
     assert len(final(tmp_path / "runs")) == 20

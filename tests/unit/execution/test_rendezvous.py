@@ -25,7 +25,7 @@ def test_a_key_is_written_once(tmp_path):
 
 
 def test_waiting_ends_with_a_message(tmp_path):
-    with pytest.raises(TimeoutError, match="no rank published 'k' within 0.01 s"):
+    with pytest.raises(TimeoutError, match=r"no rank published 'k' within 0\.01 s"):
         FileRendezvous(tmp_path).get("k", timeout=0.01)
 
 
