@@ -7,7 +7,9 @@ because of that, and a test holds the list of modules they may load.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import io
 import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
@@ -136,6 +138,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code (`errors.Exit`).
     """
+    _settle_streams()
+    try:
+        code = _run(_parsed(argv))
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        sys.stderr.write("harness: interrupted\n")
+        return int(Exit.INTERRUPTED)
+    except BrokenPipeError:
+        # The reader (`| head`) has gone: nothing is left to say.
+        _drop_output()
+        return int(Exit.OK)
+    except OSError as error:
+        _drop_output()
+        named = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"harness: error: {named}{error.strerror or error}\n")
+        return int(Exit.FAILED)
+    return code
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     top = parser()
     if "_ARGCOMPLETE" in os.environ:
         import argcomplete
@@ -145,18 +167,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown:
         # The verb's own parser knows the options that were meant; the top one would suggest none.
         args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return args
+
+
+def _run(args: argparse.Namespace) -> int:
     try:
         verb = importlib.import_module(f"harness.verbs.{args.verb}")
         return int(verb.run(args))
     except HarnessError as error:
         return _report(error, as_json=args.json)
-    except KeyboardInterrupt:
-        sys.stderr.write("harness: interrupted\n")
-        return int(Exit.INTERRUPTED)
-    except BrokenPipeError:
-        # The reader (`| head`) has gone: nothing is left to say, and flushing at exit must not raise again.
+
+
+def _settle_streams() -> None:
+    """Make sure that whatever is said can be written: under any locale, and also where a stream was closed."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # Closed by whoever started us: the next file opened, or a trial's log, would be taken for the terminal.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    sys.stdout = sys.stdout or _text(1)
+    sys.stderr = sys.stderr or _text(2)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _text(descriptor: int) -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.FileIO(descriptor, "w", closefd=False), "utf-8", write_through=True)
+
+
+def _drop_output() -> None:
+    """Let what is still in the buffer go nowhere: flushing it at exit would raise again."""
+    with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return int(Exit.OK)
 
 
 def _report(error: HarnessError, *, as_json: bool) -> int:

@@ -71,7 +71,7 @@ class Problem:
     """Whether the key itself is the mistake, rather than the value under it."""
 
     def __str__(self) -> str:
-        where = str(self.position) if self.position else ".".join(map(str, self.path)) or "spec"
+        where = str(self.position) if self.position else ".".join(map(str, self.path)) or "harness"
         parts = [f"{where}: error: {self.what}"]
         if self.expected:
             parts.append(f"expected {self.expected}")

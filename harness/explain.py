@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from harness.trial import Trial
 
 
+WIDEST = 48
+"""Characters of a value that stands beside its origin; a longer one would push the origins out of sight."""
+
+
 @dataclass(frozen=True)
 class Explained:
     """One value."""
@@ -28,6 +32,12 @@ class Explained:
     """As the models write it: quantities in their base unit."""
     origin: str
     """`file:line:column`, `--set #n`, `sweep` or `default`."""
+
+
+def shortened(value: Any) -> str:
+    """A value as one line of at most `WIDEST` characters."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= WIDEST else f"{text[: WIDEST - 3].rstrip()}..."
 
 
 def resolved(loaded: Loaded) -> dict[str, Any]:

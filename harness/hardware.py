@@ -23,7 +23,7 @@ def folders() -> list[Path]:
 
 def names() -> list[str]:
     """Every profile that can be named, sorted."""
-    return sorted({path.stem for folder in folders() for path in folder.glob("*.yaml")})
+    return sorted({path.stem for folder in folders() for path in folder.glob("*.yaml") if path.is_file()})
 
 
 def unknown(name: str) -> SpecError:

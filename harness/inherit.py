@@ -33,9 +33,14 @@ def read_with_bases(path: Path) -> Document:
 
 def _tree(path: Path) -> Path:
     """The folder that no base may lie outside of."""
-    folder = path.resolve().parent
+    folder = _real(path).parent
     root = project.root(folder)
     return root if folder.is_relative_to(root) else folder
+
+
+def _real(path: Path) -> Path:
+    """The path without symbolic links; links that lead in a circle are left for whoever opens the file."""
+    return Path(os.path.realpath(path))
 
 
 def _read(path: Path, shown: str, tree: Path, chain: Sequence[Path]) -> Document:
@@ -48,7 +53,7 @@ def _read(path: Path, shown: str, tree: Path, chain: Sequence[Path]) -> Document
     if named == "" or not isinstance(named, str):
         # The empty default is left out; of another type, the model says what is wrong.
         return document if named != "" else own
-    here = [*chain, path.resolve()]
+    here = [*chain, _real(path)]
     base = _base(document, path, named, tree, here)
     lower = _read(base, os.path.relpath(base) if not Path(shown).is_absolute() else str(base), tree, here)
     if not isinstance(lower.data, dict):
@@ -61,7 +66,7 @@ def _base(document: Document, path: Path, named: str, tree: Path, chain: Sequenc
         return SpecError([document.place(Problem(("extends",), what, expected))])
 
     try:
-        base = (path.parent / named).resolve()
+        base = _real(path.parent / named)
         found = base.is_file()
     except (OSError, ValueError) as error:
         raise refused(f"extends {named!r}, which is no file name: {error}", "a path relative to this file") from None

@@ -25,8 +25,8 @@ def complain(text: str) -> None:
 
 def emit(value: Any) -> None:
     """One JSON document, keys as given, on standard output."""
-    json.dump(value, sys.stdout, indent=2, ensure_ascii=False, default=str)
-    sys.stdout.write("\n")
+    plain = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
+    say(json.dumps(value, indent=2, ensure_ascii=plain, default=str))
 
 
 def columns(rows: Sequence[tuple[str, ...]], *, indent: str = "  ") -> str:

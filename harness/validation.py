@@ -98,7 +98,17 @@ def document_path(detail: ErrorDetails, data: Any) -> Keys:
     kind = str(detail.get("ctx", {}).get("discriminator", "")).strip("'")
     if detail["type"] == "union_tag_invalid" and isinstance(here, dict) and kind in here:
         path.append(kind)
-    return tuple(path)
+    return (*path, *_blamed(detail, here))
+
+
+def _blamed(detail: ErrorDetails, data: Any) -> Iterator[str | int]:
+    """The keys that a cross-field check blames, below the model that holds it, as far as the document has them."""
+    for step in detail.get("ctx", {}).get("path", ()):
+        known = step in data if isinstance(data, dict) else isinstance(data, list) and step in range(len(data))
+        if not known:
+            return
+        data = data[step]
+        yield step
 
 
 def describe(value: Any) -> str:

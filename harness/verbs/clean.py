@@ -19,7 +19,9 @@ def run(args: argparse.Namespace) -> int:
     from harness.store import Store
 
     store = Store(Path(args.out) if args.out else project.runs())
-    there = sorted(p.name for p in store.directory.iterdir() if p.is_dir()) if store.directory.is_dir() else []
+    there = sorted(p.name for p in store.directory.iterdir() if _is_run(p)) if store.directory.is_dir() else []
+    if args.all and args.names:
+        raise SpecError.single(f"--all and {', '.join(args.names)} named to clean", expected="one of the two")
     names = there if args.all else args.names
     if not names and not args.all:
         raise SpecError.single("nothing named to clean", expected=f"--all or any of {', '.join(there) or '(no runs)'}")
@@ -30,5 +32,15 @@ def run(args: argparse.Namespace) -> int:
         shutil.rmtree(store.directory / name)
     if there:
         store.reindex()
-    emit({"deleted": names}) if args.json else say(f"deleted {len(names)} run directories")
+    emit({"deleted": names}) if args.json else say(
+        f"deleted {len(names)} run director{'y' if len(names) == 1 else 'ies'}"
+    )
     return int(Exit.OK)
+
+
+def _is_run(directory: Path) -> bool:
+    """Whether runs were kept here. `--out` may name any folder, and what is not ours must not be deleted."""
+    if directory.is_symlink() or not directory.is_dir():
+        return False
+    marks = ("*/record.json", "*/attempts", "report/report.md")
+    return any(next(directory.glob(mark), None) is not None for mark in marks)

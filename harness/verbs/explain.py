@@ -36,8 +36,10 @@ def run(args: argparse.Namespace) -> int:
             }
         )
         return int(Exit.OK)
-    say(columns([(row.path, str(row.value), row.origin) for row in rows], indent=""))
+    # A value asked for by its own path is wanted whole.
+    shown = str if len(rows) == 1 else explain.shortened
+    say(columns([(row.path, shown(row.value), row.origin) for row in rows], indent=""))
     for trial in trials:
         say(f"\nrun key {trial.key}\n  cell {trial.cell}, {trial.target.backend} on {trial.target.hardware}; made of")
-        say(columns(explain.key_rows(trial), indent="    "))
+        say(columns([(name, explain.shortened(value)) for name, value in explain.key_rows(trial)], indent="    "))
     return int(Exit.OK)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import Exit, SpecError, nearest
@@ -20,10 +20,15 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         emit(rows)
     elif rows:
-        say(columns([tuple(rows[0]), *(tuple(str(v) for v in row.values()) for row in rows)], indent=""))
+        say(columns([tuple(rows[0]), *(tuple(map(_text, row, row.values())) for row in rows)], indent=""))
     else:
         complain(f"no {args.what}")
     return int(Exit.OK)
+
+
+def _text(column: str, value: Any) -> str:
+    """A cell of the table; a description is cut to its beginning, and whole in JSON."""
+    return shorten(str(value), 80, placeholder=" ...") if column == "description" else str(value)
 
 
 def _only(rows: list[dict[str, Any]], name: str, key: str) -> list[dict[str, Any]]:
@@ -48,6 +53,9 @@ def _specs(args: argparse.Namespace) -> list[dict[str, Any]]:
             data = read(path).data
         except SpecError as error:
             complain(str(error))
+            continue
+        if not isinstance(data, dict):
+            complain(f"{path.relative_to(root)}: not a spec: expected a mapping")
             continue
         engine = data.get("engine", {})
         rows.append(
@@ -74,8 +82,14 @@ def _hardware(args: argparse.Namespace) -> list[dict[str, Any]]:
     from harness import hardware
 
     rows = []
-    for name in hardware.names():
-        profile = hardware.load_profile(name)
+    for name in [args.name] if args.name in hardware.names() else hardware.names():
+        try:
+            profile = hardware.load_profile(name)
+        except SpecError as error:
+            if name == args.name:
+                raise
+            complain(str(error))
+            continue
         has = profile.capabilities()
         rows.append(
             {
@@ -113,19 +127,27 @@ def _references(args: argparse.Namespace) -> list[dict[str, Any]]:
 
     published = references.load_all()
     papers = [args.name] if args.name else published.papers()
-    rows = []
-    for path in published.names(papers):
-        found = published.find(path)
-        value = "" if found.value is None else render(found.value, found.unit)
-        rows.append({"path": path, "value": value, "bound": str(found.bound), "source": found.place})
-    return rows
+    return [
+        {
+            "path": found.path,
+            "value": "not known" if found.value is None else render(found.value, found.unit),
+            "bound": str(found.bound),
+            "source": found.place,
+        }
+        for paper in papers
+        for table in published.paper(paper).tables
+        for found in published.select(f"{paper}/{table}")
+    ]
 
 
 def _runs(args: argparse.Namespace) -> list[dict[str, Any]]:
-    from harness import project
-    from harness.store import Store
+    from harness.verbs import stores
 
-    entries = Store(Path(args.out) if args.out else project.runs()).list(spec=args.name)
+    store = stores.opened(args)
+    entries = store.list(spec=args.name)
+    known = [] if entries or not args.name else sorted({entry.spec for entry in store.list()})
+    if known:
+        raise SpecError.single(f"no runs of {args.name!r}", suggestion=nearest(args.name, known))
     return [
         {
             "key": e.key if args.json else e.key[:12],

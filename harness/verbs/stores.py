@@ -40,15 +40,18 @@ def several(args: argparse.Namespace, name: str) -> list[Record]:
 
     Raises:
         SpecError: none does.
+        StoreError: a file that is named is not a record.
     """
-    from harness.records import Record
+    from harness.store import read
 
     path = Path(name)
     files = [path] if path.is_file() else sorted(path.rglob("record.json")) if path.is_dir() else []
     if files:
-        return [Record.model_validate_json(file.read_bytes()) for file in files]
+        return [read(file) for file in files]
     store = opened(args)
-    records = store.records(name) or [store.read(entry) for entry in store.list(key=name)]
+    # A damaged record is told about, not left out: it may be the very one that was asked for.
+    entries = store.list(spec=name) or store.list(key=name)
+    records = [store.read(entry) for entry in entries]
     if not records:
         known = sorted({entry.spec for entry in store.list()})
         raise SpecError.single(

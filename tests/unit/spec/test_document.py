@@ -3,7 +3,8 @@ import yaml
 
 from harness import document
 from harness.document import compose, read
-from harness.errors import Position
+from harness.errors import Position, SpecError
+from harness.load import load_experiment
 
 
 @pytest.mark.parametrize(
@@ -124,3 +125,10 @@ def test_a_byte_order_mark_does_not_move_columns(tmp_path):
     path = tmp_path / "f.yaml"
     path.write_bytes(b"\xef\xbb\xbfa: 1\n")
     assert read(path).locate(("a",)) == Position(str(path), 1, 4)
+
+
+def test_a_symbolic_link_to_itself_is_a_file_that_cannot_be_read(tmp_path):
+    path = tmp_path / "circle.yaml"
+    path.symlink_to(path)
+    with pytest.raises(SpecError, match=r"circle.yaml:1:1: error: cannot read the file: Too many levels"):
+        load_experiment(path)

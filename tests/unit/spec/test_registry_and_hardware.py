@@ -1,7 +1,9 @@
 import pytest
 
+from emulation.profile import Profile
 from harness import hardware, registry
 from harness.errors import SpecError
+from harness.load import load_yaml_model
 
 
 def test_a_built_in_engine_is_found_without_looking_at_what_is_installed(monkeypatch):
@@ -80,3 +82,39 @@ def test_a_projects_own_profile_comes_before_the_shipped_one(project):
     assert hardware.path_of("laptop").is_relative_to(project.root)
     with pytest.raises(SpecError, match=r"laptop\.yaml:3:1: error: unknown field 'colour'"):
         hardware.load_profile("laptop")
+
+
+@pytest.mark.parametrize(
+    ("written", "wrong", "line", "said"),
+    [
+        ("ends: [nic, cpu]", "ends: [nicc, cpu]", "nicc", "did you mean 'nic'"),
+        ("cpu: xeon-e5-2690v4", "cpu: xeon-e5-2690", "xeon-e5-2690", "did you mean 'xeon-e5-2690v4'"),
+        ("grade: datasheet, source: pcie", "grade: datasheet, source: pci", "pci", "did you mean 'pcie'"),
+    ],
+    ids=["link end", "cpu model", "source"],
+)
+def test_a_name_that_leads_nowhere_is_placed_where_it_stands(tmp_path, written, wrong, line, said):
+    text = hardware.path_of("rdma-100g-pair").read_text("utf-8")
+    assert text.count(written) == 1
+    path = tmp_path / "mine.yaml"
+    path.write_text(text.replace(written, wrong), "utf-8")
+    with pytest.raises(SpecError) as error:
+        load_yaml_model(path, Profile)
+    (problem,) = error.value.problems
+    number, row = next((n, r) for n, r in enumerate(path.read_text("utf-8").splitlines(), 1) if wrong in r)
+    column = row.index(line, row.index(wrong)) + 1
+    if line == "pci":
+        column = row.index("source: pci") + len("source: ") + 1
+    assert (problem.position.line, problem.position.column) == (number, column)
+    assert said in problem.what
+
+
+def test_links_that_lead_nowhere_and_folders_are_no_profiles(tmp_path, monkeypatch):
+    folder = tmp_path / "specs" / "hardware"
+    (folder / "folder.yaml").mkdir(parents=True)
+    (folder / "circle.yaml").symlink_to("circle.yaml")
+    (tmp_path / "results").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert {"folder", "circle"}.isdisjoint(hardware.names())
+    with pytest.raises(SpecError, match="no hardware profile 'circle'"):
+        hardware.load_profile("circle")
