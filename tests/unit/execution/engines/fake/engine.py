@@ -182,6 +182,7 @@ class Fake(Engine):
 
     def second_rank_dies(self, told, context):
         yield measured(f"rank {context.rank}")
+        context.rendezvous.barrier("both have reported")
         if context.rank == 1:
             os._exit(7)
         time.sleep(3600)
