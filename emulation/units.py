@@ -54,7 +54,8 @@ class Dimension:
     """Whether a number without a unit is meant in the base unit."""
 
 
-BYTES = Dimension("size", "B", {"B": 1.0, "bit": 0.125, "b": 0.125}, {}, "'80 GiB' or '1500 B'")
+BYTES = Dimension("size", "B", {"B": 1.0, "bit": 0.125}, {}, "'80 GiB' or '1500 B'")
+"""Without `b`: who writes `64 kb` for the size of a thing means bytes."""
 RATE = Dimension(
     "rate", "B/s", {"B/s": 1.0, "bit/s": 0.125, "b/s": 0.125, "bps": 0.125}, {}, "'25 GB/s' or '200 Gbit/s'"
 )
@@ -87,9 +88,18 @@ def parse(value: Any, dimension: Dimension) -> float:
     if not unit:
         raise ValueError(f"a {dimension.name} needs a unit, such as {dimension.examples}")
     if unit in dimension.whole:
-        return _finite(float(number) * dimension.whole[unit], dimension)
+        return _scaled(number, dimension.whole[unit], dimension)
     factor, power = _prefixed(unit, dimension)
-    return _finite(float(number) * power * factor, dimension)
+    return _scaled(number, power * factor, dimension)
+
+
+def _scaled(number: str, factor: float, dimension: Dimension) -> float:
+    """The number, rounded once: 2.01 times 1000 in floating point is not 2010, and half a byte is refused."""
+    from fractions import Fraction as Exact
+
+    near = _finite(float(number) * factor, dimension)
+    # An exponent beyond what a float holds would cost an exact number gigabytes.
+    return float(Exact(number) * Exact(factor)) if near else 0.0
 
 
 def _prefixed(unit: str, dimension: Dimension) -> tuple[float, float]:

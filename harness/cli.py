@@ -151,7 +151,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(Exit.OK)
     except OSError as error:
         _drop_output()
-        named = f"{error.filename}: " if error.filename else ""
+        gone = "the working directory: " if isinstance(error, FileNotFoundError) else ""
+        named = f"{error.filename}: " if error.filename else gone
         sys.stderr.write(f"harness: error: {named}{error.strerror or error}\n")
         return int(Exit.FAILED)
     return code
@@ -163,11 +164,20 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
         import argcomplete
 
         argcomplete.autocomplete(top)
-    args, unknown = top.parse_known_args(argv)
+    # Under the C locale Python reads what was typed as ASCII and keeps the rest as lone surrogates.
+    typed = [_utf8(word) for word in (sys.argv[1:] if argv is None else argv)]
+    args, unknown = top.parse_known_args(typed)
     if unknown:
         # The verb's own parser knows the options that were meant; the top one would suggest none.
         args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     return args
+
+
+def _utf8(word: str) -> str:
+    try:
+        return os.fsencode(word).decode("utf-8") if not word.isascii() else word
+    except UnicodeError:
+        return word
 
 
 def _run(args: argparse.Namespace) -> int:

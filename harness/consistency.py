@@ -7,6 +7,7 @@ models report that), so that every mistake in a file is found in one pass.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -274,14 +275,19 @@ def _bounds(metric: Metric, expectation: Mapping[str, Any], path: Keys) -> Itera
     from harness.comparison import quantity
 
     unit = "x" if expectation.get("baseline") else metric.unit
+    read: dict[str, float] = {}
     for name in stated:
         value = expectation[name]
         try:
-            quantity(value, unit)
+            read[name] = quantity(value, unit)
         except ValueError as error:
             what, _, expected = str(error).partition("; expected ")
             place = (*path, name)
             yield Problem(place, f"'{dotted(place)}' is {describe(value)}: {what}", expected)
+    least, most = read.get("at_least", -math.inf), read.get("at_most", math.inf)
+    if least > most:
+        what = f"no value is at least {expectation['at_least']} and at most {expectation['at_most']}"
+        yield Problem((*path, "at_most"), what, "a bound that is not below the other")
 
 
 def _reference(address: Any, path: Keys, *, cell: bool) -> Iterator[Problem]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import Exit, SpecError
+from harness.errors import Exit, Problem, SpecError
 from harness.output import complain, emit
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
         raise SpecError.single(f"--jobs {args.jobs}", expected="a whole number of at least 0")
     # Every spec is checked before the first one runs: a typo in the last must not cost the hours of the others.
     prepared = [_prepare(Path(name), args) for name in args.specs]
+    _refuse_namesakes(prepared)
     codes = []
     for one in prepared:
         codes.append(_run_one(one, args))
@@ -46,6 +47,18 @@ def _prepare(path: Path, args: argparse.Namespace) -> _Prepared:
 
     loaded = load_experiment(path, args.set)
     return _Prepared(loaded, resolve(loaded, on=args.on))
+
+
+def _refuse_namesakes(prepared: Sequence[_Prepared]) -> None:
+    """Two specs of one name share a run directory, and the second's report would replace the first's."""
+    seen: dict[str, Path] = {}
+    for one in prepared:
+        name, path = one.loaded.experiment.name, one.loaded.path
+        earlier = seen.setdefault(name.casefold(), path)
+        if not earlier.samefile(path):
+            document = one.loaded.document
+            what = f"the spec is named {name!r}, and so is {earlier}"
+            raise SpecError([document.place(Problem(("name",), what, "names that differ by more than their case"))])
 
 
 def _run_one(prepared: _Prepared, args: argparse.Namespace) -> int:

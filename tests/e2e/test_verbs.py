@@ -288,3 +288,20 @@ def test_a_damaged_record_asked_for_by_the_name_of_its_spec_is_told_about(call, 
     code, _, err = call("show", "verbs", "--out", out)
     assert code == 1
     assert "is not a record" in err
+
+
+@pytest.mark.parametrize("name", ["verbs", "Verbs"])
+def test_two_specs_of_one_name_do_not_overwrite_each_others_reports(call, spec, tmp_path, name):
+    other = tmp_path / "other.yaml"
+    other.write_text(SPEC.replace("name: verbs", f"name: {name}").replace("64 KiB", "1 MiB"))
+    code, _, err = call("run", spec, other, "--out", tmp_path / "runs")
+    assert code == 2
+    assert f"{other}:2:7: error: the spec is named {name!r}, and so is {spec}" in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_export_of_a_mistyped_spec_says_which_was_meant(call, runs, tmp_path):
+    code, _, err = call("export", "vebrs", "--out", runs, "--to", tmp_path / "x.csv")
+    assert code == 2
+    assert "did you mean 'verbs'?" in err
+    assert not (tmp_path / "x.csv").exists()

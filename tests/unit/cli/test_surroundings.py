@@ -69,3 +69,14 @@ def test_an_interrupt_before_anything_runs_is_one_line(monkeypatch, capsys, plac
     monkeypatch.setattr(f"harness.cli.{place}", interrupted)
     assert cli.main(["ls", "specs"]) == 130
     assert capsys.readouterr().err == "harness: interrupted\n"
+
+
+def test_a_working_directory_that_is_gone_is_named(tmp_path):
+    (tmp_path / "gone").mkdir()
+    done = shell(f"cd {tmp_path}/gone && rmdir ../gone && {COMMAND} ls specs")
+    assert (done.returncode, done.stderr) == (1, "harness: error: the working directory: No such file or directory\n")
+
+
+def test_what_is_typed_under_an_ascii_locale_is_read_as_utf8(spec):
+    done = shell(f"{COMMAND} explain {spec} description --json --set 'description=Ünï'", **ASCII)
+    assert json.loads(done.stdout)["values"][0]["value"] == "Ünï"

@@ -114,6 +114,8 @@ CASES = {
     "unknown label in rows": (HEAD + "tables:\n  - {rows: transprt, value: step_time}\n", ["7:12 'transprt' is no label of the metric"]),
     "unknown label in where": (HEAD + "expect:\n  - {metric: step_time, where: {transprt: shm}}\n", ["7:33 'transprt' is no label of the metric"]),
     "bound in another unit": (HEAD + "expect:\n  - {metric: step_time, at_most: 3 GB}\n", ["7:34 'expect.0.at_most' is the text '3 GB': 'GB' is not a unit of duration"]),
+    "bounds that cross": (HEAD + "expect:\n  - {metric: step_time, at_least: 2 s, at_most: 1 s}\n", ["7:49 no value is at least 2 s and at most 1 s"]),
+    "size in what may be bits or bytes": ("schema: 1\nname: x\nengine: {name: rdma, sizes: [64 kb]}\n", ["3:30 'kb' is not a unit of size"]),
     "bound without a unit": (HEAD + "expect:\n  - {metric: bandwidth, at_least: 3}\n", ["7:35 'expect.0.at_least' is the number 3: a rate needs a unit"]),
     "reference to a missing cell": (HEAD + "expect:\n  - {metric: step_time, reference: rdma/abstract/device/speedup}\n", ["7:36 no column 'speedup' in rdma/abstract/device"]),
     "reference to a missing paper": (HEAD + "expect:\n  - {metric: step_time, reference: rdna/abstract/device/x}\n", ["7:36 no paper 'rdna'"]),
