@@ -5,20 +5,20 @@ The project that is worked in comes first; a profile it does not have is taken f
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import project
 from harness.errors import SpecError, nearest
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from emulation.profile import Profile
 
 
 def folders() -> list[Path]:
     """Where profiles are looked for, in order."""
-    shipped = Path(__file__).resolve().parent.parent / "specs" / "hardware"
-    return list(dict.fromkeys([project.hardware(), shipped]))
+    return list(dict.fromkeys([project.hardware(), project.shipped() / "specs" / "hardware"]))
 
 
 def names() -> list[str]:
