@@ -57,13 +57,13 @@ class Figure(Strict):
 class RateFigure(Figure):
     """Bytes per second."""
 
-    value: Rate = Field(gt=0)
+    value: Rate = Field(ge=1)
 
 
 class DurationFigure(Figure):
-    """Seconds."""
+    """Seconds; a day is longer than anything a profile describes."""
 
-    value: Duration
+    value: Duration = Field(le=86_400)
 
 
 class BytesFigure(Figure):
@@ -75,7 +75,7 @@ class BytesFigure(Figure):
 class FlopRateFigure(Figure):
     """Floating-point operations per second."""
 
-    value: FlopRate = Field(gt=0)
+    value: FlopRate = Field(ge=1)
 
 
 class FractionFigure(Figure):

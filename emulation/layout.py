@@ -111,6 +111,21 @@ def check_models(profile: Profile) -> None:
                 refuse(path, f"{device.model!r} is no model of this profile", device.model, profile.models)
 
 
+def check_one_sided(profile: Profile) -> None:
+    """Refuse one-sided writes between hosts that have no adapter for them; within one host they need none.
+
+    Raises:
+        PydanticCustomError: with the path of the first mistake.
+    """
+    several = sum(host.count for host in profile.hosts) > 1
+    for h, host in enumerate(profile.hosts):
+        if several and host.software.one_sided and not any(nic.rdma for nic in host.nics):
+            path = ("hosts", h, "software", "one_sided")
+            refuse(
+                path, f"host {host.name!r} has no adapter with `rdma: true` to write into another host's memory with"
+            )
+
+
 def check_fabric(profile: Profile) -> None:
     """Refuse fabric links that end nowhere, and a cluster that falls apart.
 

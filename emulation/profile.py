@@ -267,6 +267,7 @@ class Profile(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> Profile:
         layout.check_sources(self)
+        layout.check_one_sided(self)
         layout.check_models(self)
         layout.check_fabric(self)
         return self

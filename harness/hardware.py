@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness import project
-from harness.errors import SpecError, nearest
+from harness.errors import Problem, SpecError, nearest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,6 +52,14 @@ def load_profile(name: str) -> Profile:
         SpecError: there is no such profile, or the file has mistakes (each with its place).
     """
     from emulation.profile import Profile
+    from harness.document import read
     from harness.load import load_yaml_model
 
-    return load_yaml_model(path_of(name), Profile)
+    path = path_of(name)
+    profile = load_yaml_model(path, Profile)
+    if profile.name != name:
+        # Records name the profile; two files of one name could not be told apart in them.
+        document = read(path)
+        what = f"the profile is named {profile.name!r}, and its file {path.name}"
+        raise SpecError([document.place(Problem(("name",), what, f"'name: {name}'"))])
+    return profile

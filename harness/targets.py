@@ -7,6 +7,7 @@ What `auto` comes to is decided by `resolve`, which knows the needs of each cell
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
@@ -44,6 +45,8 @@ def parse(on: str, swept: Sequence[str] = ()) -> Wish:
         SpecError: it is none of these, or the spec sweeps what it sets.
     """
     if on.startswith(RAY_SCHEME):
+        if not re.fullmatch(r"[^\s/:]+:\d+|\[[0-9a-fA-F:.]+\]:\d+", on.removeprefix(RAY_SCHEME)):
+            raise _refused(on, Problem((), f"{on!r} names no Ray cluster", "ray://HOST:PORT, as in ray://head:10001"))
         backend, profile = "ray", ""
     else:
         backend, _, profile = on.partition(":")

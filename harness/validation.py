@@ -212,6 +212,8 @@ def _problem(detail: ErrorDetails, path: Keys, data: Any, model: type[BaseModel]
             return said(f"{name} is {describe(value)}", meaning[:1].lower() + meaning[1:])
         return said(f"{name} is {describe(value)}", words.format(_limit(context.get(key))))
     expected = _EXPECTED.get(kind, "")
+    if not expected and isinstance(value, dict | list):
+        return said(f"{name}: {detail['msg']}")
     if not expected:
         return said(f"{name} is {describe(value)}: {detail['msg'][:1].lower()}{detail['msg'][1:]}")
     return said(f"{name} is {describe(value)}", expected)

@@ -71,7 +71,7 @@ MISTAKES = [
     ("index-of-unequal-groups", (*LINK, "pairing"), "index", "groups of one size"),
     ("link-named-twice", ("hosts", 0, "links", 1, "name"), "nvlink", "'nvlink' is used twice"),
     ("group-named-twice", ("hosts", 0, "nics", 0, "name"), "gpu", "names two groups"),
-    ("zero-rate", (*LINK, "rate", "value"), "0 B/s", "greater than 0"),
+    ("zero-rate", (*LINK, "rate", "value"), "0 B/s", "greater than or equal to 1"),
     ("rate-without-unit", (*LINK, "rate", "value"), 5, "needs a unit"),
     ("unknown-source", (*LINK, "rate", "source"), "tset", "did you mean 'test'"),
     ("unknown-grade", (*LINK, "rate", "grade"), "guessed", "'measured', 'prior' or 'datasheet'"),

@@ -118,3 +118,31 @@ def test_links_that_lead_nowhere_and_folders_are_no_profiles(tmp_path, monkeypat
     assert {"folder", "circle"}.isdisjoint(hardware.names())
     with pytest.raises(SpecError, match="no hardware profile 'circle'"):
         hardware.load_profile("circle")
+
+
+def test_a_profile_that_is_named_otherwise_than_its_file_is_refused(tmp_path, monkeypatch):
+    folder = tmp_path / "specs" / "hardware"
+    folder.mkdir(parents=True)
+    (tmp_path / "results").mkdir()
+    (folder / "mine.yaml").write_text(hardware.path_of("laptop").read_text("utf-8"), "utf-8")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SpecError, match=r"mine.yaml:2:7: error: the profile is named 'laptop', and its file mine.yaml"):
+        hardware.load_profile("mine")
+
+
+@pytest.mark.parametrize(
+    ("written", "wrong", "said"),
+    [
+        ("{value: 400 ns", "{value: 1e300 s", "'1e300 s'; expected at most 86400"),
+        ("{value: 15.75 GB/s", "{value: 1e-300 B/s", "'1e-300 B/s'; expected at least 1"),
+        ("rdma: true", "rdma: false", "'hosts.0.software.one_sided': host 'host' has no adapter with `rdma: true`"),
+    ],
+    ids=["time without end", "rate of nothing", "one-sided writes without an adapter"],
+)
+def test_a_profile_of_what_cannot_be_is_refused(tmp_path, written, wrong, said):
+    text = hardware.path_of("rdma-100g-pair").read_text("utf-8")
+    path = tmp_path / "mine.yaml"
+    path.write_text(text.replace(written, wrong, 1), "utf-8")
+    with pytest.raises(SpecError) as error:
+        load_yaml_model(path, Profile)
+    assert said in str(error.value)
