@@ -134,6 +134,11 @@ class RankGroup:
         ]
 
     @property
+    def ranks(self) -> tuple[int, ...]:
+        """Those that run on this machine."""
+        return self._share.ranks
+
+    @property
     def stopped(self) -> Stopped | None:
         """Why the harness stopped it, if it did."""
         return self._stopped
@@ -210,7 +215,10 @@ class RankGroup:
             self._clean()
 
     def _clean(self) -> None:
-        if self._scratch and not self._share.scratch:
+        if self._share.scratch:
+            # The caller shares these, and may still have keys to pass on.
+            return
+        if self._scratch:
             shutil.rmtree(self._scratch, ignore_errors=True)
         shutil.rmtree(self._directory / "rendezvous", ignore_errors=True)
 

@@ -127,7 +127,9 @@ def connect(address: str, *, slots: int) -> bool:
                 )
     except (ConnectionError, OSError, RuntimeError, ValueError, TimeoutError) as error:
         first = (str(error).splitlines() or [""])[0]
-        raise BackendError(f"no Ray cluster at {where or 'this machine'}: {first}") from error
+        # Ray says only that it cannot connect where a cluster asks for a token that it was not given.
+        hint = "; if it asks for a token, give Ray one (RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH)" if where else ""
+        raise BackendError(f"no Ray cluster at {where or 'this machine'}: {first}{hint}") from error
     return True
 
 

@@ -99,6 +99,8 @@ class Watchman:
             except StoreError as error:
                 return self._report(group, str(error))
             if outcome is not None:
+                # A key set just before the end is one that another rank may be waiting for.
+                relay.turn()
                 return self._report(group)
             asked, self._asked = self._asked, ""
             if asked == "cancel":
@@ -110,7 +112,12 @@ class Watchman:
     def _report(self, group: RankGroup, problem: str = "") -> Report:
         from harness import provenance
 
-        files = {str(p.relative_to(self._place)): p.read_bytes() for p in sorted(self._place.rglob("*")) if p.is_file()}
+        files = {
+            str(p.relative_to(self._place)): p.read_bytes()
+            for folder in ("artifacts", *(f"rank{r}" for r in group.ranks))
+            for p in sorted((self._place / folder).rglob("*"))
+            if p.is_file()
+        }
         (remains,) = group.remains()
         return Report(remains, group.stopped, files, provenance.hardware(), problem)
 

@@ -25,6 +25,7 @@ def test_a_ray_of_our_own_runs_trials_ranks_and_failures(make_trial, store):
     trials = [
         make_trial("notes", backend="ray"),
         make_trial("meet", backend="ray", world=2, ranks=2),
+        make_trial("parting_word", backend="ray", world=2, ranks=2),
         make_trial("segfaults", backend="ray"),
         make_trial("second_rank_dies", backend="ray", world=2, ranks=2),
         make_trial("hangs", backend="ray", limits=Limits(timeout="1 s")),
@@ -32,13 +33,14 @@ def test_a_ray_of_our_own_runs_trials_ranks_and_failures(make_trial, store):
     ]
     ran = run(trials, store=store, options=RunOptions(grace=1.0))
     assert not ray.is_initialized()
-    notes, meet, segfault, dies, hangs, lacks = ran.records
-    states = [State.OK, State.OK, State.CRASHED, State.CRASHED, State.TIMEOUT, State.UNSUPPORTED]
+    notes, meet, parting, segfault, dies, hangs, lacks = ran.records
+    states = [State.OK] * 3 + [State.CRASHED] * 2 + [State.TIMEOUT, State.UNSUPPORTED]
     assert [r.state for r in ran.records] == states, [r.failure for r in ran.records]
     place = store.record_directory(notes)
     assert [Path(a.path).name for a in notes.artifacts] == ["note.txt", "trace.json"]
     assert all((place / a.path).is_file() for a in notes.artifacts)
     assert [(v.rank, v.samples) for v in meet.values] == [(0, [1.0]), (1, [0.0])]
+    assert [v.samples for v in parting.values] == [[5.0]]
     assert segfault.failure.where.endswith(" in segfaults")
     assert [len(r.values) for r in (segfault, hangs)] == [1, 1]
     assert (dies.failure.rank, dies.failure.exit_code) == (1, 7)

@@ -180,6 +180,14 @@ class Fake(Engine):
         with context.span("met"):
             yield Measurement("time", float(other.split()[1]), {"part": f"rank {context.rank}"})
 
+    def parting_word(self, told, context):
+        """The last thing rank 1 does is to publish a key, long after the ranks met."""
+        if context.rank == 1:
+            time.sleep(2)
+            context.rendezvous.set("parting word", "5")
+            return
+        yield Measurement("time", float(context.rendezvous.get("parting word", timeout=20)), {"part": "first"})
+
     def second_rank_dies(self, told, context):
         yield measured(f"rank {context.rank}")
         context.rendezvous.barrier("both have reported")
