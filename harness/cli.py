@@ -58,6 +58,11 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
+    return _parsers()[0]
+
+
+def _parsers() -> tuple[Parser, dict[str, Parser]]:
+    """The parser of the whole command line, and that of each verb."""
     top = Parser(
         prog="harness",
         description="Declarative experiments for machine-learning systems: one spec, run on an emulated cluster, "
@@ -69,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
     made = {name: verbs.add_parser(name, help=text, description=text) for name, text in VERBS.items()}
     for name, sub in made.items():
-        sub.set_defaults(parser=sub)
+        sub.set_defaults(verb=name)
         sub.add_argument("--json", action="store_true", help="write JSON for programs")
         if name in {"run", "predict", "validate", "plan", "explain", "status", "report"}:
             _spec_arguments(sub, several=name in {"run", "predict", "validate"})
@@ -78,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     for name in ("run", "predict"):
         _run_arguments(made[name])
     _other_arguments(made)
-    return top
+    return top, made
 
 
 def _spec_arguments(sub: argparse.ArgumentParser, *, several: bool) -> None:
@@ -159,18 +164,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
-    top = parser()
+    top, verbs = _parsers()
     if "_ARGCOMPLETE" in os.environ:
         import argcomplete
 
         argcomplete.autocomplete(top)
     # Under the C locale Python reads what was typed as ASCII and keeps the rest as lone surrogates.
     typed = [_utf8(word) for word in (sys.argv[1:] if argv is None else argv)]
-    args, unknown = top.parse_known_args(typed)
-    if unknown:
-        # The verb's own parser knows the options that were meant; the top one would suggest none.
-        args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    return args
+    if not typed or typed[0] not in verbs:
+        return top.parse_args(typed)
+    # The verb's own parser knows the options that were meant, and takes names before, between and after options.
+    return verbs[typed[0]].parse_intermixed_args(typed[1:])
 
 
 def _utf8(word: str) -> str:

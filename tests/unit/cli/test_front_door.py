@@ -119,3 +119,24 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path):
         check=False,
     )
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("run a.yaml --on local b.yaml -q c.yaml", {"specs": ["a.yaml", "b.yaml", "c.yaml"], "on": "local"}),
+        ("explain a.yaml --on emulated engine.x", {"specs": ["a.yaml"], "path": "engine.x"}),
+        ("explain --json a.yaml", {"specs": ["a.yaml"], "path": ""}),
+        ("ls runs --out there mine", {"what": "runs", "name": "mine", "out": "there"}),
+        ("ls --json runs", {"what": "runs", "name": "", "json": True}),
+        ("compare one --json two", {"runs": ["one", "two"]}),
+        ("compare --predictions", {"runs": []}),
+        ("export --to x.csv mine", {"spec": "mine", "to": "x.csv"}),
+        ("clean --out there mine", {"names": ["mine"], "all": False}),
+        ("clean --all", {"names": [], "all": True}),
+    ],
+)
+def test_names_may_stand_before_between_and_after_options(line, expected):
+    parsed = vars(cli._parsed(line.split()))
+    assert {key: parsed[key] for key in expected} == expected
+    assert parsed["verb"] == line.split()[0]

@@ -61,7 +61,7 @@ def test_json_for_a_terminal_of_ascii_is_json(spec):
     assert values["description"] == "é 漢"
 
 
-@pytest.mark.parametrize("place", ["parser", "importlib.import_module"])
+@pytest.mark.parametrize("place", ["_parsers", "importlib.import_module"])
 def test_an_interrupt_before_anything_runs_is_one_line(monkeypatch, capsys, place):
     def interrupted(*_):
         raise KeyboardInterrupt
