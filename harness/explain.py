@@ -35,8 +35,8 @@ class Explained:
 
 
 def shortened(value: Any) -> str:
-    """A value as one line of at most `WIDEST` characters."""
-    text = " ".join(str(value).split())
+    """A value as one line of at most `WIDEST` characters, and never as nothing at all."""
+    text = " ".join(str(value).split()) or "''"
     return text if len(text) <= WIDEST else f"{text[: WIDEST - 3].rstrip()}..."
 
 

@@ -104,6 +104,7 @@ def test_explain_names_the_origin_of_every_value(call, told, spec):
     code, out, _ = call("explain", spec)
     assert code == 0
     assert f"run key {told('explain', spec)['keys'][0]['key']}" in out
+    assert ["paper", "''", "default"] in [line.split() for line in out.splitlines()]
 
 
 def test_explain_cuts_long_values_in_its_table_and_nowhere_else(call, told, spec):
