@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from emulation.units import render
-from harness.comparison import Judgement, Word, compare, quantity, shown
 from harness.errors import Exit, nearest
-from harness.observations import (
+from harness.judging.comparison import Judgement, Word, compare, quantity, shown
+from harness.judging.observations import (
     Figure,
     Observation,
     TargetName,

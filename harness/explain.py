@@ -9,12 +9,12 @@ import yaml
 
 from harness.errors import SpecError, nearest
 from harness.load import leaves
-from harness.scalars import CORE_SCHEMA, TAG
-from harness.validation import dotted
+from harness.loading.scalars import CORE_SCHEMA, TAG
+from harness.loading.validation import dotted
 
 if TYPE_CHECKING:
-    from harness.document import Keys
     from harness.load import Loaded
+    from harness.loading.document import Keys
     from harness.trial import Trial
 
 

@@ -52,8 +52,8 @@ def load_profile(name: str) -> Profile:
         SpecError: there is no such profile, or the file has mistakes (each with its place).
     """
     from emulation.profile import Profile
-    from harness.document import read
     from harness.load import load_yaml_model
+    from harness.loading.document import read
 
     path = path_of(name)
     profile = load_yaml_model(path, Profile)

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from harness import consistency, registry, sweep
-from harness.document import Document, Keys, read
+from harness import registry
 from harness.errors import Problem, SpecError
-from harness.grafting import with_value
-from harness.inherit import read_with_bases
-from harness.overrides import ORIGIN, apply
+from harness.loading import consistency, sweep
+from harness.loading.document import Document, Keys, read
+from harness.loading.grafting import with_value
+from harness.loading.inherit import read_with_bases
+from harness.loading.overrides import ORIGIN, apply
+from harness.loading.validation import describe, dotted, problems
 from harness.spec import Experiment, Sweep
-from harness.validation import describe, dotted, problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from harness import hardware, sweep, targets
+from harness import hardware
 from harness.errors import Problem, SpecError
-from harness.keys import key_parts, place, run_key
 from harness.load import Loaded, chosen, engine_section, moved
+from harness.loading import sweep, targets
+from harness.loading.keys import key_parts, place, run_key
+from harness.loading.validation import problems
 from harness.records import TargetStamp
 from harness.spec import Experiment
 from harness.trial import Trial
-from harness.validation import problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

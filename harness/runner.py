@@ -20,12 +20,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
-from harness import locks, provenance
+from harness import provenance
 from harness import store as storage
-from harness.assemble import record_of
 from harness.backends import open_backend
 from harness.backends.base import lacks
 from harness.errors import BackendError, EnvironmentLacks, StoreError
+from harness.execution import locks
+from harness.execution.assemble import record_of
 from harness.progress import Event, Silent
 from harness.records import Attempt, Failure, Record, State
 

@@ -14,11 +14,11 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness import journal
-from harness.assignment import Assignment
 from harness.backends.outcome import Remains, Stopped, gather
 from harness.backends.process import TrialProcess, Zygote, total_proportional
-from harness.context import SPANS
+from harness.execution import journal
+from harness.execution.assignment import Assignment
+from harness.execution.context import SPANS
 from harness.records import State
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ def write_timeline(attempt: Path) -> None:
     """Lay the ranks' timelines side by side among the artifacts of an attempt."""
     read = {p.parent.name: json.loads(p.read_text("utf-8")) for p in sorted(attempt.glob(f"rank*/{SPANS}"))}
     if read:
-        from harness import timeline
+        from harness.execution import timeline
 
         (attempt / "artifacts").mkdir(exist_ok=True)
         timeline.write(attempt / "artifacts" / "trace.json", read)

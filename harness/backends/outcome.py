@@ -11,13 +11,13 @@ import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness import journal
 from harness.backends.base import Outcome
 from harness.backends.process import LOST
-from harness.child import EXIT_JOURNAL, OUT_OF_MEMORY
 from harness.errors import StoreError
+from harness.execution import journal
+from harness.execution.child import EXIT_JOURNAL, OUT_OF_MEMORY
+from harness.execution.zygote import STDERR, STDOUT
 from harness.records import EmulationStamp, Failure, State, Value
-from harness.zygote import STDERR, STDOUT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from harness.errors import BackendError
-from harness.zygote import STDERR, STDOUT
+from harness.execution.zygote import STDERR, STDOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-PRELOAD = ("harness.api", "harness.context", "harness.spec", "harness.records", "emulation.profile")
-START = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(2)); from harness.zygote import main; main()"
+PRELOAD = ("harness.api", "harness.execution.context", "harness.spec", "harness.records", "emulation.profile")
+START = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(2)); from harness.execution.zygote import main; main()"
 """The zygote finds its modules where the runner does, and trials where neither changed the environment for it."""
 LOG_CAP = 8 * 2**20
 """Bytes kept of each of a process's two logs: the first half and the last."""

@@ -18,11 +18,11 @@ import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from harness import assignment
 from harness.backends import watchman
 from harness.backends.base import Capabilities
 from harness.backends.ray_attempt import RayAttempt
 from harness.errors import BackendError, EnvironmentLacks
+from harness.execution import assignment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import assignment, rendezvous
 from harness.backends import machine
 from harness.backends.group import RankGroup, Share
 from harness.backends.process import Zygote
 from harness.errors import StoreError
+from harness.execution import assignment, rendezvous
 
 if TYPE_CHECKING:
     from harness.backends.base import Capabilities

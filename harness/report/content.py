@@ -11,20 +11,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from harness import checks, predictions, tables
+from harness import checks
 from harness.checks import Verdict, why_empty
-from harness.observations import TargetName, target_of
+from harness.judging import predictions, tables
+from harness.judging.observations import TargetName, target_of
 from harness.records import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from harness.predictions import Score
+    from harness.judging.predictions import Score
+    from harness.judging.tables import TableView
     from harness.records import Record
     from harness.references import References
     from harness.spec import Experiment
-    from harness.tables import TableView
 
     Locate = Callable[[Record], Path | None]
     """Finds a record's trial directory, where its artifacts lie."""

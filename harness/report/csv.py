@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from harness.judging.tables import CellView, Line, Section, TableView
     from harness.report.content import Content
-    from harness.tables import CellView, Line, Section, TableView
 
 COLUMNS = (
     "table",

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from harness.predictions import Family
+    from harness.judging.predictions import Family
+    from harness.judging.tables import CellView, Section, TableView
     from harness.report.timelines import Timeline
-    from harness.tables import CellView, Section, TableView
 
 INK, MUTED, RULE, PAPER = "#0a0b0c", "#6a6b6c", "#dadbdc", "#fafbfc"
 SERIES = ("#1a0001", "#1a0002", "#1a0003", "#1a0004", "#1a0005", "#1a0006")

@@ -11,9 +11,9 @@ import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING
 
 from harness.checks import Verdict, why_empty
-from harness.comparison import shown
 from harness.errors import StoreError
-from harness.observations import target_of
+from harness.judging.comparison import shown
+from harness.judging.observations import target_of
 from harness.records import State
 
 if TYPE_CHECKING:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from harness.comparison import shown
+from harness.judging.comparison import shown
 from harness.report.content import outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from harness.checks import Verdict
+    from harness.judging.tables import CellView, Section, TableView
     from harness.report.content import Content
-    from harness.tables import CellView, Section, TableView
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~!&])")
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from harness.comparison import shown
-from harness.observations import target_of
+from harness.judging.comparison import shown
+from harness.judging.observations import target_of
 from harness.report import figures, timelines
 from harness.report.content import outcome
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from harness.checks import Verdict
-    from harness.predictions import Unscored
+    from harness.judging.predictions import Unscored
+    from harness.judging.tables import Line, Section, TableView
     from harness.report.content import Content
     from harness.report.figures import Panel
     from harness.report.timelines import Timeline
-    from harness.tables import Line, Section, TableView
 
 
 @dataclass(frozen=True)

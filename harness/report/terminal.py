@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.comparison import shown
+from harness.judging.comparison import shown
 from harness.report.content import Content, gather, outcome
 
 if TYPE_CHECKING:
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from harness.checks import Verdict
+    from harness.judging.tables import CellView, Line, Section, TableView
     from harness.records import Record
     from harness.references import References
     from harness.spec import Experiment
-    from harness.tables import CellView, Line, Section, TableView
 
 _KINDS = {"measured": "green", "emulated": "cyan", "published": "magenta"}
 _OUTCOMES = {"kept": "green", "missed": "bold red", "missed (not required)": "yellow", "not judged": "dim"}

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.observations import TargetName, target_of
+from harness.judging.observations import TargetName, target_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

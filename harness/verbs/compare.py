@@ -19,7 +19,7 @@ def run(args: argparse.Namespace) -> int:
         return _predictions(args)
     if len(args.runs) != 2:
         raise SpecError.single(f"{len(args.runs)} runs named", expected="two, or --predictions")
-    from harness.differences import between
+    from harness.judging.differences import between
 
     found = between(*(stores.several(args, name) for name in args.runs))
     if args.json:
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _predictions(args: argparse.Namespace) -> int:
-    from harness import predictions
+    from harness.judging import predictions
 
     names = args.runs or [""]
     records = [r for name in names for r in (stores.several(args, name) if name else stores.opened(args).records())]

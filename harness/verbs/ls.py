@@ -42,7 +42,7 @@ def _only(rows: list[dict[str, Any]], name: str, key: str) -> list[dict[str, Any
 
 def _specs(args: argparse.Namespace) -> list[dict[str, Any]]:
     from harness import project
-    from harness.document import read
+    from harness.loading.document import read
 
     root = project.root()
     rows = []

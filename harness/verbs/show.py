@@ -56,7 +56,7 @@ def _record(args: argparse.Namespace) -> int:
 
 def _text(record: Record) -> str:
     from emulation.units import render
-    from harness.observations import observe
+    from harness.judging.observations import observe
 
     facts = [
         ("key", record.key),

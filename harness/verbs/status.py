@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def run(args: argparse.Namespace) -> int:
     """One line a trial, then one a record that the spec no longer asks for, with the fields that differ."""
-    from harness.leftovers import leftovers
+    from harness.judging.leftovers import leftovers
     from harness.load import load_experiment
     from harness.resolve import resolve
 

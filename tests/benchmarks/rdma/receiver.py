@@ -11,7 +11,7 @@ from engines.rdma import memory, transports
 from engines.rdma.session import Session
 from engines.rdma.tensors import Payload
 from engines.rdma.transports.one_sided import registered_bytes
-from harness.rendezvous import FileRendezvous
+from harness.execution.rendezvous import FileRendezvous
 
 
 @dataclass

@@ -21,7 +21,7 @@ from engines.rdma import memory, transports
 from engines.rdma.session import Session
 from engines.rdma.tensors import Payload, Tensor, fill
 from engines.rdma.transports.one_sided import registered_bytes
-from harness.rendezvous import FileRendezvous
+from harness.execution.rendezvous import FileRendezvous
 
 RECEIVER = Path(__file__).with_name("receiver.py")
 TRANSPORTS = ["shm", "tcp", "grpc-stream", "grpc"]

@@ -7,10 +7,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.document import compose
 from harness.errors import SpecError
 from harness.load import load_experiment
-from harness.overrides import apply
+from harness.loading.document import compose
+from harness.loading.overrides import apply
 
 HEAD = "schema: 1\nname: x\nengine: {name: rdma, sizes: [4 KiB]}\n"
 SECTIONS = [

@@ -3,7 +3,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import sweep
+from harness.loading import sweep
 from harness.spec import Sweep
 
 names = st.sampled_from(["engine.a", "engine.b", "engine.B", "repeat.seed", "on.hardware", "engine.how.a"])

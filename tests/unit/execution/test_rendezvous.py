@@ -2,8 +2,8 @@ import threading
 
 import pytest
 
-from harness import journal, rendezvous
-from harness.rendezvous import FileRendezvous
+from harness.execution import journal, rendezvous
+from harness.execution.rendezvous import FileRendezvous
 
 KEYS = ["plain", "with space", "a/b", "..", "", "ü", "key-key", "%2F"]
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.predictions import ledger, score
+from harness.judging.predictions import ledger, score
 
 
 def pairs(make, predicted, measured, *, hardware="laptop"):

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from harness.errors import SpecError
+from harness.judging.tables import build
 from harness.records import State
-from harness.tables import build
 
 BY = {"rows": "transport", "columns": "payload", "value": "step_time", "baseline": {"transport": "grpc"}}
 

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from harness import checks
 from harness.checks import exit_code, judge
-from harness.comparison import convert, quantity
 from harness.errors import Exit, SpecError
+from harness.judging.comparison import convert, quantity
 from harness.records import State
 
 TIGHT = [0.1, 0.1001, 0.0999, 0.1, 0.1002, 0.0998, 0.1]

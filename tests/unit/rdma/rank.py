@@ -12,7 +12,7 @@ from pathlib import Path
 
 from engines.rdma import worker
 from harness.api import HarnessError, Plan, Repeat
-from harness.rendezvous import FileRendezvous
+from harness.execution.rendezvous import FileRendezvous
 
 
 @dataclass

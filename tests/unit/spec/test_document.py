@@ -1,10 +1,10 @@
 import pytest
 import yaml
 
-from harness import document
-from harness.document import compose, read
 from harness.errors import Position, SpecError
 from harness.load import load_experiment
+from harness.loading import document
+from harness.loading.document import compose, read
 
 
 @pytest.mark.parametrize(

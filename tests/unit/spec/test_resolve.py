@@ -170,13 +170,13 @@ def test_every_part_of_the_key_changes_it(project, monkeypatch):
     monkeypatch.setattr(spec, "VERSION", "3")
     monkeypatch.setattr("harness.resolve.place", lambda backend, on="": {"model": "other"})
     assert key(project, EMULATED) != before
-    monkeypatch.setattr("harness.keys.SCHEMA_VERSION", 2)
+    monkeypatch.setattr("harness.loading.keys.SCHEMA_VERSION", 2)
     monkeypatch.setattr("harness.resolve.place", lambda backend, on="": {"there": backend, "on": on})
     assert key(project, EMULATED) != before
 
 
 def test_the_emulators_model_and_the_machine_are_what_a_backend_rests_on(monkeypatch):
-    from harness.keys import place
+    from harness.loading.keys import place
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr("emulation.MODEL_VERSION", "77")

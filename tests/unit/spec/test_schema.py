@@ -5,7 +5,7 @@ import jsonschema
 import pytest
 
 from harness import schema
-from harness.document import compose, read
+from harness.loading.document import compose, read
 
 ROOT = Path(__file__).resolve().parents[3]
 SCHEMAS = ROOT / "specs" / "schema"

@@ -1,6 +1,6 @@
 import pytest
 
-from harness import sweep
+from harness.loading import sweep
 from harness.spec import Sweep
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import measure
 from harness.api import Repeat
-from harness.rendezvous import FileRendezvous
+from harness.execution.rendezvous import FileRendezvous
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from emulation.evaluate import Result
     from emulation.graph import Workload
     from emulation.profile import Profile
-    from harness.assignment import Assignment
+    from harness.execution.assignment import Assignment
 
 SPANS = "spans.json"
 MOST_SPANS = 100_000

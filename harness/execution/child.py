@@ -15,9 +15,10 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import journal, measure
-from harness.assignment import Assignment
+from harness import measure
 from harness.errors import EnvironmentLacks, HarnessError, StoreError
+from harness.execution import journal
+from harness.execution.assignment import Assignment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from emulation.profile import Profile
     from harness.api import Engine, Measurement, Metric
-    from harness.context import PredictionContext, RankContext
+    from harness.execution.context import PredictionContext, RankContext
     from harness.trial import Trial
 
 EXIT_FAILED = 1
@@ -98,7 +99,7 @@ def _prepare(trial: Trial) -> tuple[Any, Engine, Profile]:
 
 
 def _context(assignment: Assignment, profile: Profile) -> RankContext | PredictionContext:
-    from harness import context
+    from harness.execution import context
 
     if assignment.mode == "predict":
         return context.PredictionContext(assignment, profile)
@@ -129,7 +130,7 @@ def _keep(
 
 
 def _finish(context: RankContext | PredictionContext) -> dict[str, Any] | None:
-    from harness.context import PredictionContext
+    from harness.execution.context import PredictionContext
 
     if isinstance(context, PredictionContext):
         return context.stamp()
@@ -154,7 +155,7 @@ def _failure(error: BaseException, package: str) -> dict[str, Any]:
 
 def engine_frame(error: BaseException, package: str) -> str:
     """`file:line in function` of the innermost frame that is the engine's own, else of the innermost frame."""
-    here = str(Path(__file__).parent)
+    here = str(Path(__file__).parents[1])
     folder = f"/{package.replace('.', '/')}/"
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if folder in f.filename] or [f for f in frames if not f.filename.startswith(here)]

@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.observations import observe
+from harness.judging.observations import observe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from harness.observations import Observation
+    from harness.judging.observations import Observation
     from harness.records import Record
 
 SIGNIFICANCE = 0.002

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
 from harness import hardware
-from harness.document import excerpt
 from harness.errors import Position, Problem, SpecError, nearest
-from harness.keys import RAY_SCHEME
+from harness.loading.document import excerpt
+from harness.loading.keys import RAY_SCHEME
 from harness.spec import Target
 
 if TYPE_CHECKING:

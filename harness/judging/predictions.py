@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from statistics import mean, median
 from typing import TYPE_CHECKING
 
-from harness.observations import Observation, observe, spelled
+from harness.judging.observations import Observation, observe, spelled
 from harness.records import Kind, State
 
 if TYPE_CHECKING:

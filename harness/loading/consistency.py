@@ -11,10 +11,11 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness import hardware, project, sweep
+from harness import hardware, project
 from harness.errors import Problem, SpecError, nearest
+from harness.loading import sweep
+from harness.loading.validation import describe, dotted, fields, resolves
 from harness.spec import Experiment, Limits, Needs, RepeatSpec, Target
-from harness.validation import describe, dotted, fields, resolves
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from harness.api import EngineSpec, Metric
-    from harness.document import Keys
+    from harness.loading.document import Keys
     from harness.spec import Sweep
 
 SWEEPABLE: Mapping[str, type[BaseModel]] = {"on": Target, "repeat": RepeatSpec, "limits": Limits, "needs": Needs}
@@ -272,7 +273,7 @@ def _bounds(metric: Metric, expectation: Mapping[str, Any], path: Keys) -> Itera
     ]
     if not stated:
         return
-    from harness.comparison import quantity
+    from harness.judging.comparison import quantity
 
     unit = "x" if expectation.get("baseline") else metric.unit
     read: dict[str, float] = {}

@@ -24,7 +24,7 @@ from yaml.composer import Composer
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from harness.errors import Position, Problem, SpecError
-from harness.scalars import CORE_SCHEMA, TAG, CoreResolver, scalar
+from harness.loading.scalars import CORE_SCHEMA, TAG, CoreResolver, scalar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

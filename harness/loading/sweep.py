@@ -18,7 +18,7 @@ from harness.canonical import digest
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from harness.document import Keys
+    from harness.loading.document import Keys
     from harness.spec import Sweep
 
 MAX_CELLS = 100_000

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from harness.document import Document, Keys, Spot
+    from harness.loading.document import Document, Keys, Spot
 
 
 def graft(document: Document, path: Keys, piece: Document, *, keys: Mapping[Keys, Spot]) -> Document:

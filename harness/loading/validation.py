@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from pydantic_core import ErrorDetails
 
-    from harness.document import Keys
+    from harness.loading.document import Keys
 
 _EXPECTED = {
     "int_type": "a whole number",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from emulation.units import render
 from harness.checks import why_empty
-from harness.observations import (
+from harness.judging.observations import (
     RATIO_UNIT,
     Figure,
     Observation,

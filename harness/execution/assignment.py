@@ -1,7 +1,7 @@
 """What one process of a trial is told to do, as a file it can be started from again by hand.
 
-A trial that needs several ranks has one assignment a rank. `python -m harness.child DIRECTORY` carries out the
-`trial.json` found there, under a debugger if need be; the harness itself starts trials in the same way.
+A trial that needs several ranks has one assignment a rank. `python -m harness.execution.child DIRECTORY` carries out
+the `trial.json` found there, under a debugger if need be; the harness itself starts trials in the same way.
 """
 
 from __future__ import annotations

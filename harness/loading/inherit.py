@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import project
-from harness.document import Document, read
 from harness.errors import Problem, SpecError
-from harness.grafting import overlay
+from harness.loading.document import Document, read
+from harness.loading.grafting import overlay
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

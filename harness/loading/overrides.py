@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from harness.document import Document, Keys, Spot, compose
 from harness.errors import Position, Problem, SpecError
-from harness.grafting import graft
+from harness.loading.document import Document, Keys, Spot, compose
+from harness.loading.grafting import graft
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -28,7 +28,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from harness import child
+from harness.execution import child
 
 PR_SET_PDEATHSIG = 1
 STDOUT, STDERR = "stdout.log", "stderr.log"

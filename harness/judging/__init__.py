@@ -1,0 +1,1 @@
+"""What results mean: values found by label, ratios, tables, differences, and predictions held to account."""
