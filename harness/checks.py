@@ -260,7 +260,9 @@ def _unselected(expectation: Expectation, here: Sequence[Observation]) -> str:
     for key, value in expectation.where.items():
         known = list(dict.fromkeys(spelled(o.coordinates()[key]) for o in here if key in o.coordinates()))
         if known and spelled(value) not in known:
-            return f"no value with {key} = {spelled(value)}; there are {', '.join(known)}"
+            hint = nearest(spelled(value), known)
+            meant = f"; did you mean {hint!r}?" if hint else ""
+            return f"no value with {key} = {spelled(value)}; there are {', '.join(known)}{meant}"
         keys = sorted({k for o in here for k in o.coordinates()})
         if not known and not any(o.has({key: value}) for o in here):
             hint = nearest(key, keys)

@@ -160,6 +160,8 @@ def writing(place: Path) -> Iterator[None]:
     """Turn what the file system says into one clear error."""
     try:
         yield
+    except (FileExistsError, NotADirectoryError) as error:
+        raise StoreError(f"{error.filename or place} is a file; expected a directory: choose another --out") from error
     except OSError as error:
         raise StoreError(
             f"cannot write {error.filename or place}: {error.strerror}; earlier records are intact: "

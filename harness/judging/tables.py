@@ -129,6 +129,15 @@ class TableView:
     claims: tuple[Published, ...] = ()
     """Published figures of the table's reference that belong to no cell of ours: a headline, another row."""
 
+    @property
+    def ratios(self) -> str:
+        """What its ratios are to, or why it has none; empty without a baseline."""
+        if not self.baseline:
+            return ""
+        if any(cell.baseline for section in self.sections for line in section.lines for cell in line.cells):
+            return f"Ratios: over {self.baseline}, same target; above 1 is better"
+        return f"No ratios: no value has {self.baseline}"
+
 
 def build(experiment: Experiment, records: Sequence[Record], references: References) -> list[TableView]:
     """Every table of the spec, or one with every metric by cell if the spec lays out none.

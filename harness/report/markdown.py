@@ -58,7 +58,7 @@ def _table(table: TableView) -> Iterator[str]:
     for section in table.sections:
         yield from _section(table, section)
     if table.baseline:
-        yield from (f"Ratios are to {escape(table.baseline)} on the same target; above 1 is better.", "")
+        yield from (f"{escape(table.ratios)}.", "")
     for claim in table.claims:
         place = f"{claim.paper.title}, {claim.place}"
         yield f"- published: {escape(claim.column_title)}: **{escape(claim.text)}** ({escape(place)})"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _KINDS = {"measured": "green", "emulated": "cyan", "published": "magenta"}
 _OUTCOMES = {"kept": "green", "missed": "bold red", "missed (not required)": "yellow", "not judged": "dim"}
+_LEAST_WIDTH = 40
 _DISTINCT_AT = 8
 """More verdicts than this and the kept ones are counted instead of listed."""
 
@@ -42,6 +43,8 @@ def show(
     from rich.console import Console
 
     console = console or Console(highlight=False)
+    # Some environments say 0 columns when they mean that they do not know.
+    console.width = max(console.width, _LEAST_WIDTH)
     content = gather(experiment, records, references=references)
     for table in content.tables:
         for section in table.sections:
@@ -94,7 +97,7 @@ def _cell(cell: CellView) -> Text:
 
 def _notes(console: Console, table: TableView) -> None:
     if table.baseline:
-        console.print(f"Ratios: over {table.baseline}, same target; above 1 is better.", style="dim", markup=False)
+        console.print(f"{table.ratios}.", style="dim", markup=False)
     for claim in table.claims:
         console.print(
             f"published: {claim.text}, {claim.column_title} ({claim.paper.title}; {claim.place})",

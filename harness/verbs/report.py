@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.errors import Exit
 from harness.verbs import run as run_verb
 from harness.verbs import stores
 
@@ -30,4 +31,6 @@ def run(args: argparse.Namespace) -> int:
         from harness.report import junit
 
         junit.write(Path(args.junit), loaded.experiment, outcome.records, verdicts)
-    return int(checks.exit_code(verdicts, outcome.records))
+    if outcome.missing:
+        run_verb.note_missing(outcome)
+    return int(checks.exit_code(verdicts, outcome.records) if outcome.records else Exit.FAILED)

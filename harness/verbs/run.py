@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from harness.checks import Verdict
     from harness.load import Loaded
     from harness.records import Record
+    from harness.runner import Ran
     from harness.store import Store
     from harness.trial import Trial
 
@@ -85,7 +86,20 @@ def _run_one(prepared: _Prepared, args: argparse.Namespace) -> int:
         junit.write(Path(args.junit), experiment, outcome.records, verdicts)
     if outcome.interrupted:
         return int(Exit.INTERRUPTED)
-    return int(checks.exit_code(verdicts, outcome.records))
+    code = checks.exit_code(verdicts, outcome.records)
+    if outcome.missing:
+        note_missing(outcome)
+        # A run that was to judge what is there must not pass for want of anything to judge.
+        code = max(code, Exit.FAILED)
+    return int(code)
+
+
+def note_missing(outcome: Ran) -> None:
+    """Say on standard error how many trials have no record."""
+    total = len(outcome.records) + len(outcome.missing)
+    complain(
+        f"{len(outcome.missing)} of {total} trials have no record; 'harness run' without --mode read-only runs them"
+    )
 
 
 def reports(loaded: Loaded, records: Sequence[Record], store: Store, to: Path | None = None) -> dict[str, Path]:

@@ -306,3 +306,16 @@ def test_export_of_a_mistyped_spec_says_which_was_meant(call, runs, tmp_path):
     assert code == 2
     assert "did you mean 'verbs'?" in err
     assert not (tmp_path / "x.csv").exists()
+
+
+def test_reading_only_what_was_never_run_does_not_pass(spec, tmp_path):
+    done = harness("run", spec, "--mode", "read-only", "--out", tmp_path / "none", "--no-report")
+    assert done.returncode == 1
+    assert "no record" in done.stderr
+
+
+def test_an_out_directory_that_is_a_file_is_named_as_one(spec, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = harness("run", spec, "--out", tmp_path / "file", "--no-report")
+    assert done.returncode == 1
+    assert "is a file; expected a directory" in done.stderr
