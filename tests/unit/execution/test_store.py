@@ -148,7 +148,7 @@ def test_a_directory_that_may_not_be_written_is_one_clear_error(make_trial, tmp_
     from harness.runner import run
 
     (tmp_path / "runs").write_text("a file where the directory should be")
-    with pytest.raises(StoreError, match=r"cannot write .*runs"):
+    with pytest.raises(StoreError, match=r"runs is a file; expected a directory"):
         run([make_trial("ok")], store=storage.Store(tmp_path / "runs"))
 
 
