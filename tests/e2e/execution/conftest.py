@@ -1,30 +1,8 @@
-import functools
 import sys
 from pathlib import Path
 
-import pytest
-
-from harness.runner import RunOptions, run
-from harness.store import Store
-
 sys.path.append(str(Path(__file__).parents[2] / "unit" / "execution" / "engines"))
 
+from fake.fixtures import execute, make_trial, store
 
-@pytest.fixture
-def make_trial(tmp_path):
-    from fake import trials
-
-    return functools.partial(trials.make, tmp_path)
-
-
-@pytest.fixture
-def store(tmp_path):
-    return Store(tmp_path / "runs")
-
-
-@pytest.fixture
-def execute(store):
-    def execute(*trials, listener=None, **options):
-        return run(trials, store=store, options=RunOptions(grace=1.0, **options), listener=listener)
-
-    return execute
+__all__ = ["execute", "make_trial", "store"]
