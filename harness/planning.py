@@ -1,4 +1,4 @@
-"""A trial's plan, made in this process: what `harness plan` shows and what the trial's own process will do."""
+"""From a trial to its engine and plan, the same in `harness plan` and in the trial's own process."""
 
 from __future__ import annotations
 
@@ -7,19 +7,27 @@ import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from harness.api import Engine, Plan
+    from emulation.profile import Profile
+    from harness.api import Engine, EngineSpec, Plan
     from harness.trial import Trial
 
 
+def prepared(trial: Trial) -> tuple[EngineSpec, Engine, Profile]:
+    """A trial's fields validated again, its engine imported, and its hardware profile."""
+    from emulation.profile import Profile
+
+    # JSON mode: a dump holds lists and unit strings where the strict models have tuples and numbers.
+    specs = importlib.import_module(f"{trial.package}.spec")
+    spec = specs.Spec.model_validate_json(json.dumps(trial.engine_fields))
+    profile = Profile.model_validate_json(json.dumps(trial.profile))
+    return spec, importlib.import_module(f"{trial.package}.engine").ENGINE, profile
+
+
 def plan(trial: Trial) -> Plan:
-    """Validate the engine's fields again, import the engine and let it plan.
+    """Let the engine plan.
 
     Raises:
         PlanError: the engine cannot do it on this hardware.
     """
-    from emulation.profile import Profile
-
-    engine: Engine = importlib.import_module(f"{trial.package}.engine").ENGINE
-    # JSON mode: a dump holds lists and unit strings where the strict models have tuples and numbers.
-    spec = engine.Spec.model_validate_json(json.dumps(trial.engine_fields))
-    return engine.plan(spec, Profile.model_validate_json(json.dumps(trial.profile)))
+    spec, engine, profile = prepared(trial)
+    return engine.plan(spec, profile)

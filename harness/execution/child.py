@@ -6,8 +6,6 @@ overrun its memory, hang or take the interpreter down with it, and what it measu
 
 from __future__ import annotations
 
-import importlib
-import json
 import os
 import re
 import sys
@@ -15,19 +13,17 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import measure
+from harness import measure, planning
 from harness.errors import EnvironmentLacks, HarnessError, StoreError
 from harness.execution import journal
 from harness.execution.assignment import Assignment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import ModuleType
 
     from emulation.profile import Profile
-    from harness.api import Engine, Measurement, Metric
+    from harness.api import Measurement, Metric
     from harness.execution.context import PredictionContext, RankContext
-    from harness.trial import Trial
 
 EXIT_FAILED = 1
 EXIT_JOURNAL = 74
@@ -69,7 +65,7 @@ def carry_out(directory: Path) -> int:
 def _attempt(assignment: Assignment, notes: journal.Journal, directory: Path) -> None:
     trial = assignment.trial
     notes.write("start", pid=os.getpid())
-    spec, engine, profile = _prepare(trial)
+    spec, engine, profile = planning.prepared(trial)
     plan = engine.plan(spec, profile)
     notes.write("plan", digest=plan.digest)
     metrics = {m.name: m for m in engine.metrics()}
@@ -85,17 +81,6 @@ def _attempt(assignment: Assignment, notes: journal.Journal, directory: Path) ->
             context.close(directory)  # type: ignore[union-attr]
         notes.write("circumstances", packages=packages(), peak_memory=measure.peak_memory())
     notes.write("done", emulation=stamp)
-
-
-def _prepare(trial: Trial) -> tuple[Any, Engine, Profile]:
-    from emulation.profile import Profile
-
-    # JSON mode: a dump holds lists and unit strings where the strict models have tuples and numbers.
-    specs = importlib.import_module(f"{trial.package}.spec")
-    spec = specs.Spec.model_validate_json(json.dumps(trial.engine_fields))
-    profile = Profile.model_validate_json(json.dumps(trial.profile))
-    module: ModuleType = importlib.import_module(f"{trial.package}.engine")
-    return spec, module.ENGINE, profile
 
 
 def _context(assignment: Assignment, profile: Profile) -> RankContext | PredictionContext:

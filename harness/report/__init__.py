@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from harness.report.content import Content, Locate
     from harness.spec import Experiment
 
-__all__ = ["FILES", "write"]
+__all__ = ["FILES", "write", "write_content"]
 
 FILES = {"html": "index.html", "md": "report.md", "csv": "values.csv"}
 """Format to the name of its file."""
@@ -53,10 +53,17 @@ def write(
     """
     from harness.report.content import gather
 
+    content = gather(experiment, records, references=references, locate=locate)
+    return write_content(content, directory=directory, formats=formats)
+
+
+def write_content(
+    content: Content, *, directory: Path, formats: Sequence[str] = ("html", "md", "csv")
+) -> dict[str, Path]:
+    """The same for what has been gathered already, so that nothing is judged or laid out twice."""
     unknown = [name for name in formats if name not in FILES]
     if unknown:
         raise ValueError(f"unknown report format {unknown[0]!r}; expected one of {', '.join(FILES)}")
-    content = gather(experiment, records, references=references, locate=locate)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         return {name: _write_one(name, content, directory) for name in formats}

@@ -40,12 +40,18 @@ def show(
     console: Console | None = None,
 ) -> None:
     """Print the report of one experiment to standard output (or to another console)."""
+    show_content(gather(experiment, records, references=references), written=written, console=console)
+
+
+def show_content(
+    content: Content, *, written: Mapping[str, Path] | None = None, console: Console | None = None
+) -> None:
+    """The same for what has been gathered already, so that nothing is judged or laid out twice."""
     from rich.console import Console
 
     console = console or Console(highlight=False)
     # Some environments say 0 columns when they mean that they do not know.
     console.width = max(console.width, _LEAST_WIDTH)
-    content = gather(experiment, records, references=references)
     for table in content.tables:
         for section in table.sections:
             console.print(_section(table, section, title=table.title))

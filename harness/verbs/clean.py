@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import Exit, SpecError, nearest
 from harness.output import emit, say
+from harness.verbs import stores
 
 if TYPE_CHECKING:
     import argparse
+    from pathlib import Path
 
 
 def run(args: argparse.Namespace) -> int:
     """Delete, then rebuild the index; records under results/measured are never touched."""
-    from harness import project
-    from harness.store import Store
-
-    store = Store(Path(args.out) if args.out else project.runs())
+    store = stores.opened(args)
     there = sorted(p.name for p in store.directory.iterdir() if _is_run(p)) if store.directory.is_dir() else []
     if args.all and args.names:
         raise SpecError.single(f"--all and {', '.join(args.names)} named to clean", expected="one of the two")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import Exit
 from harness.output import emit, say
+from harness.verbs import stores
 
 if TYPE_CHECKING:
     import argparse
@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 
 def run(args: argparse.Namespace) -> int:
     """Rebuild and say how many records there are."""
-    from harness import project
-    from harness.store import Store
-
-    count = Store(Path(args.out) if args.out else project.runs()).reindex()
+    count = stores.opened(args).reindex()
     emit({"records": count}) if args.json else say(f"{count} records indexed")
     return int(Exit.OK)

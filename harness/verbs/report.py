@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def run(args: argparse.Namespace) -> int:
     """Judge and lay out the records there are, as `run --mode read-only` would, and write the files."""
-    from harness import checks, references, runner
+    from harness import checks, runner
     from harness.load import load_experiment
     from harness.progress import Silent
     from harness.resolve import resolve
@@ -24,13 +24,5 @@ def run(args: argparse.Namespace) -> int:
     store = stores.opened(args)
     options = runner.RunOptions(mode="read-only")
     outcome = runner.run(resolve(loaded, on=args.on), store=store, options=options, listener=Silent())
-    verdicts = checks.judge(loaded.experiment, outcome.records, references.load_all())
-    written = run_verb.reports(loaded, outcome.records, store, Path(args.to) if args.to else None)
-    run_verb.show(loaded, outcome.records, verdicts, written, args)
-    if args.junit:
-        from harness.report import junit
-
-        junit.write(Path(args.junit), loaded.experiment, outcome.records, verdicts)
-    if outcome.missing:
-        run_verb.note_missing(outcome)
-    return int(checks.exit_code(verdicts, outcome.records) if outcome.records else Exit.FAILED)
+    content = run_verb.conclude(loaded, outcome, store, args, to=Path(args.to) if args.to else None)
+    return int(checks.exit_code(content.verdicts, outcome.records) if outcome.records else Exit.FAILED)

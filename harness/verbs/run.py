@@ -13,9 +13,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from harness.checks import Verdict
     from harness.load import Loaded
-    from harness.records import Record
+    from harness.report.content import Content
     from harness.runner import Ran
     from harness.store import Store
     from harness.trial import Trial
@@ -63,7 +62,7 @@ def _refuse_namesakes(prepared: Sequence[_Prepared]) -> None:
 
 
 def _run_one(prepared: _Prepared, args: argparse.Namespace) -> int:
-    from harness import checks, progress, references, runner
+    from harness import checks, progress, runner
     from harness.verbs import stores
 
     store = stores.opened(args)
@@ -75,35 +74,45 @@ def _run_one(prepared: _Prepared, args: argparse.Namespace) -> int:
     )
     with progress.listener(as_json=args.json, quiet=args.quiet) as listener:
         outcome = runner.run(prepared.trials, store=store, options=options, listener=listener)
-    published = references.load_all()
-    experiment = prepared.loaded.experiment
-    verdicts = checks.judge(experiment, outcome.records, published)
-    written = {} if args.no_report else reports(prepared.loaded, outcome.records, store)
-    show(prepared.loaded, outcome.records, verdicts, written, args)
-    if args.junit:
-        from harness.report import junit
-
-        junit.write(Path(args.junit), experiment, outcome.records, verdicts)
+    content = conclude(prepared.loaded, outcome, store, args, written=not args.no_report)
     if outcome.interrupted:
         return int(Exit.INTERRUPTED)
-    code = checks.exit_code(verdicts, outcome.records)
+    code = checks.exit_code(content.verdicts, outcome.records)
     if outcome.missing:
-        note_missing(outcome)
         # A run that was to judge what is there must not pass for want of anything to judge.
         code = max(code, Exit.FAILED)
     return int(code)
 
 
-def note_missing(outcome: Ran) -> None:
-    """Say on standard error how many trials have no record."""
-    total = len(outcome.records) + len(outcome.missing)
-    complain(
-        f"{len(outcome.missing)} of {total} trials have no record; 'harness run' without --mode read-only runs them"
-    )
+def conclude(
+    loaded: Loaded,
+    outcome: Ran,
+    store: Store,
+    args: argparse.Namespace,
+    *,
+    written: bool = True,
+    to: Path | None = None,
+) -> Content:
+    """Judge what came of a run, write its files, and show it; each of them works from the same content."""
+    from harness.report.content import gather
+
+    content = gather(loaded.experiment, outcome.records, locate=store.record_directory)
+    files = _write(content, to or store.directory / loaded.experiment.name / "report") if written else {}
+    _show(content, files, args)
+    if args.junit:
+        from harness.report import junit
+
+        junit.write(Path(args.junit), loaded.experiment, outcome.records, content.verdicts)
+    if outcome.missing:
+        total = len(outcome.records) + len(outcome.missing)
+        complain(
+            f"{len(outcome.missing)} of {total} trials have no record; 'harness run' without --mode read-only runs them"
+        )
+    return content
 
 
-def reports(loaded: Loaded, records: Sequence[Record], store: Store, to: Path | None = None) -> dict[str, Path]:
-    """Write the report files beside the run directory (or to `to`); what the extra is needed for is left out."""
+def _write(content: Content, directory: Path) -> dict[str, Path]:
+    """The report files; what an extra is needed for is left out where that is missing."""
     from importlib.util import find_spec
 
     from harness import report
@@ -113,37 +122,28 @@ def reports(loaded: Loaded, records: Sequence[Record], store: Store, to: Path | 
         formats.insert(0, "html")
     else:
         complain("no HTML page: it needs pip install 'harness[report]'")
-    directory = to or store.directory / loaded.experiment.name / "report"
-    return report.write(loaded.experiment, records, directory=directory, formats=formats, locate=store.record_directory)
+    return report.write_content(content, directory=directory, formats=formats)
 
 
-def show(
-    loaded: Loaded,
-    records: Sequence[Record],
-    verdicts: Sequence[Verdict],
-    written: dict[str, Path],
-    args: argparse.Namespace,
-) -> None:
+def _show(content: Content, written: dict[str, Path], args: argparse.Namespace) -> None:
     """The tables, verdicts and files on a terminal, or one JSON document."""
     if args.json:
-        emit(summary(loaded, records, verdicts, written))
+        emit(_summary(content, written))
         return
     from harness.report import terminal
 
-    terminal.show(loaded.experiment, records, written=written)
+    terminal.show_content(content, written=written)
     if getattr(args, "verbose", False):
-        for record in records:
+        for record in content.records:
             if record.failure and record.failure.log_tail:
                 complain(f"--- {record.cell} on {record.target.backend}: {record.state}\n{record.failure.log_tail}")
 
 
-def summary(
-    loaded: Loaded, records: Sequence[Record], verdicts: Sequence[Verdict], written: dict[str, Path]
-) -> dict[str, Any]:
+def _summary(content: Content, written: dict[str, Path]) -> dict[str, Any]:
     """What `--json` prints at the end of a run."""
     return {
         "event": "summary",
-        "spec": loaded.experiment.name,
+        "spec": content.experiment.name,
         "trials": [
             {
                 "key": r.key,
@@ -153,7 +153,7 @@ def summary(
                 "state": str(r.state),
                 "result_digest": r.result_digest,
             }
-            for r in records
+            for r in content.records
         ],
         "verdicts": [
             {
@@ -168,7 +168,7 @@ def summary(
                 "unit": v.ours.unit if v.ours else None,
                 "published": v.theirs.path if v.theirs else None,
             }
-            for v in verdicts
+            for v in content.verdicts
         ],
         "report": {name: str(path) for name, path in written.items()},
     }
