@@ -22,7 +22,7 @@ def simulate(workload: Workload, profile: Profile, *, seed: int = 0) -> Result:
     Args:
         workload: what is done; its devices are those of the profile (`host0/gpu3`, `host1/cpu`).
         profile: the cluster.
-        seed: of random draws. No model of this version draws any, so results are the same for every seed.
+        seed: of the choice among equal ways of the fabric; without such choices results are the same for every seed.
 
     Returns:
         Times, traffic, memory, the critical path, and the claimed band; equal on every run, bit for bit.
@@ -35,8 +35,7 @@ def simulate(workload: Workload, profile: Profile, *, seed: int = 0) -> Result:
     from emulation.evaluate.result import Result
     from emulation.topology import Topology
 
-    del seed
-    topology = Topology(profile)
+    topology = Topology(profile, seed)
     run = Run(workload, topology)
     run.go()
     return Result(run, topology)
