@@ -154,11 +154,12 @@ def check_fabric(profile: Profile) -> None:
 
 
 def check_tables(profile: Profile) -> None:
-    """Refuse two measured tables of the same thing.
+    """Refuse two measured tables of the same thing, or two sets of residuals of one family.
 
     Raises:
         PydanticCustomError: with the path of the second.
     """
+    _check_unique(("residuals",), [residuals.family for residuals in profile.residuals])
     seen = set()
     for index, table in enumerate(profile.collective_tables):
         key = (table.op, table.ranks, table.hosts, table.link)

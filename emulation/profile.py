@@ -34,6 +34,7 @@ from emulation.figures import (
     corrected,
     weakest,
 )
+from emulation.residuals import FamilyResiduals, Residuals, check_rising
 from emulation.units import Bytes, Duration, Fraction, Strict
 
 if TYPE_CHECKING:
@@ -261,6 +262,8 @@ class CollectiveTable(Figure):
     link: LinkKind
     """Kind of the farthest link within the group."""
     points: list[TablePoint] = Field(min_length=1)
+    residuals: list[Residuals] = Field(default_factory=list)
+    """What readings of it were off by, by bytes; absent: the band of the grade."""
 
     @model_validator(mode="after")
     def _rising(self) -> CollectiveTable:
@@ -271,6 +274,7 @@ class CollectiveTable(Figure):
                 layout.refuse(("points", index, "time"), "more bytes cannot take less time; fit the table to the sweep")
         if self.ranks % self.hosts:
             layout.refuse(("hosts",), f"{self.ranks} ranks cannot be spread equally over {self.hosts} hosts")
+        check_rising(self.residuals)
         return self
 
 
@@ -302,6 +306,8 @@ class Profile(Strict):
     collectives: list[CollectiveOption] = Field(default_factory=list)
     collective_tables: list[CollectiveTable] = Field(default_factory=list)
     """Measured times; where one fits the group it is used instead of `collectives`."""
+    residuals: list[FamilyResiduals] = Field(default_factory=list)
+    """What families of models were off by where that was measured; absent: the band of the grade."""
     fragmentation: FractionFigure
     """Part of a device's memory the allocator cannot use."""
 
