@@ -127,6 +127,24 @@ def check_fabric(profile: Profile) -> None:
     _check_joined(profile)
 
 
+def check_tables(profile: Profile) -> None:
+    """Refuse two measured tables of the same thing, or two sets of residuals of one family.
+
+    Raises:
+        PydanticCustomError: with the path of the second.
+    """
+    _check_unique(("residuals",), [residuals.family for residuals in profile.residuals])
+    seen = set()
+    for index, table in enumerate(profile.collective_tables):
+        key = (table.op, table.ranks, table.hosts, table.link)
+        if key in seen:
+            refuse(
+                ("collective_tables", index),
+                f"there are two tables of {table.op} over {table.ranks} ranks on {table.hosts} host(s), {table.link}",
+            )
+        seen.add(key)
+
+
 def wire_count(profile: Profile) -> int:
     """How many links the profile stands for, counted without making them."""
     total = 0

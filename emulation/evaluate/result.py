@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from emulation.evaluate.folding import Folded
     from emulation.evaluate.sweep import Sweep
     from emulation.figures import Grade
+    from emulation.residuals import Spread
 
 COMMUNICATION = frozenset({"p2p", "collective"})
 Interval = tuple[int, int]
@@ -123,10 +124,10 @@ class Result:
     def band(self, seconds: float | None = None) -> tuple[float, float]:
         """The claimed 80 % band around a duration (default: the step time), by the critical path's models."""
         middle = self.seconds if seconds is None else seconds
-        time: dict[tuple[Family, Grade], float] = {}
+        time: dict[tuple[Family, Grade, Spread | None], float] = {}
         for node in self.critical_path.nodes:
             for piece in self._pieces(node):
-                key = (piece.cost.family, piece.cost.grade)
+                key = (piece.cost.family, piece.cost.grade, piece.cost.spread)
                 time[key] = time.get(key, 0.0) + (piece.end - piece.start) / max(1, self.picoseconds)
         faster, slower = combined(time)
         return middle * math.exp(-faster), middle * math.exp(slower)
