@@ -75,7 +75,9 @@ def set_attribute(message: Any, name: str, value: Any) -> None:
     Raises:
         ValueError: the value does not fit that member.
     """
-    member = MEMBERS[name] if name in MEMBERS else OWN_MEMBERS[type(value)]
+    member = MEMBERS.get(name) or OWN_MEMBERS.get(type(value))
+    if member is None:
+        raise ValueError(f"{name}: no attribute holds a {type(value).__name__}")
     setattr(message.attr.add(name=name), member, value)
 
 

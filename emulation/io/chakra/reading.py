@@ -216,6 +216,8 @@ class _Reader:
         if kind not in {"send", "recv", "alloc", "free"}:
             common["stream"] = get(f"{OWN}stream") or ""
         common |= {name: get(OWN + name) for name in keywords(kind) if get(OWN + name) is not None}
+        if "shape" in common:
+            common["shape"] = tuple(int(size) for size in common["shape"].split("x") if size)
         match kind:
             case "host":
                 return self.work.host(self._device(part), part.seconds, **common)

@@ -49,7 +49,7 @@ def write(
 
     Args:
         prefix: directory and name of the files.
-        workload: what is done.
+        workload: what is done; of a program, what its `expand` gives.
         ranks: the device of each rank, rank 0 first; by default all devices in the order in which they appear.
         result: of simulating `workload`; gives every node its start and duration, for tools that replay them.
 
@@ -107,6 +107,8 @@ class _Trace:
         self.of: dict[str, list[Node]] = {}
         self.groups: dict[tuple[str, ...], int] = {}
         for node in workload.nodes:
+            if node.kind == "chain":
+                raise WorkloadError(f"{workload.label(node.id)} is many in one: write what `Program.expand` gives")
             for device in places(node):
                 self.of.setdefault(device, []).append(node)
             if node.kind in {"collective", "enter"}:
@@ -216,7 +218,7 @@ def _own(node: Node) -> dict[str, Any]:
         found["frees"] = node.frees
     for name in keywords(node.kind):
         value = getattr(node, name)
-        found[name] = float(value) if isinstance(value, int) else value
+        found[name] = "x".join(map(str, value)) if name == "shape" else value
     return found
 
 

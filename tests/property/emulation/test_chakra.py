@@ -39,7 +39,8 @@ def workloads(draw):
             case "compute":
                 flops, size = draw(st.floats(0, 1e9)), draw(SIZES)
                 dtype = draw(st.sampled_from(["fp16", "fp32"]))
-                made = [(work.compute(a, flops, size, dtype=dtype, after=earlier(a)), [a])]
+                kind = {"dtype": dtype, "family": "matmul", "shape": draw(st.sampled_from([(), (8, 16, 32)]))}
+                made = [(work.compute(a, flops, size, **kind, after=earlier(a)), [a])]
             case "copy":
                 made = [(work.copy(a, b, draw(SIZES), after=earlier(a, b), stream=stream), [a, b])]
             case "transfer":
@@ -71,3 +72,4 @@ def test_round_trip_simulates_to_the_same_picosecond(small, before):
         chakra.write(Path(folder) / "w", before)
         after = chakra.read(Path(folder) / "w")
     assert simulate(after, profile).summary() == simulate(before, profile).summary()
+    assert [(n.kind, n.family, n.shape) for n in after.nodes] == [(n.kind, n.family, n.shape) for n in before.nodes]

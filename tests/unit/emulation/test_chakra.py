@@ -9,6 +9,7 @@ import pytest
 from emulation.evaluate import simulate
 from emulation.graph import Workload, WorkloadError
 from emulation.io import FormatError, chakra
+from emulation.program import Mesh, Part, Program
 
 pytest.importorskip("google.protobuf")
 
@@ -322,3 +323,14 @@ def test_descriptor_is_what_protoc_makes_of_the_proto_file(tmp_path):
     made = descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes()).file[0]
     described = json.loads((PROTO.parent / "descriptor.json").read_text())
     assert json_format.ParseDict(described, descriptor_pb2.FileDescriptorProto()) == made
+
+
+def test_program_goes_through_files_as_what_it_stands_for(tmp_path, small):
+    mesh = Mesh.over(small(), {"dp": 2, "tp": 2})
+    program = Program(mesh, name="step")
+    parts = [Part.compute(flops=1e9, dtype="fp16"), Part.collective("tp", "all-reduce", 10**6)]
+    last = program.chain(mesh.block(), parts)
+    program.collective(mesh.block(), "dp", "reduce-scatter", 10**7, after=[last])
+    chakra.write(tmp_path / "step", program.expand(), ranks=mesh.devices)
+    again = chakra.read(tmp_path / "step")
+    assert simulate(again, small()).picoseconds == simulate(program, small()).picoseconds
