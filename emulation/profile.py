@@ -34,6 +34,7 @@ from emulation.figures import (
     corrected,
     weakest,
 )
+from emulation.refusal import refuse
 from emulation.residuals import FamilyResiduals, Residuals, check_rising
 from emulation.units import Bytes, Duration, Fraction, Strict
 
@@ -327,11 +328,11 @@ class CollectiveTable(Figure):
     def _rising(self) -> CollectiveTable:
         for index, (left, right) in enumerate(pairwise(self.points), start=1):
             if left.bytes >= right.bytes:
-                layout.refuse(("points", index, "bytes"), "the points of a table must have rising, distinct `bytes`")
+                refuse(("points", index, "bytes"), "the points of a table must have rising, distinct `bytes`")
             if left.time > right.time:
-                layout.refuse(("points", index, "time"), "more bytes cannot take less time; fit the table to the sweep")
+                refuse(("points", index, "time"), "more bytes cannot take less time; fit the table to the sweep")
         if self.ranks % self.hosts:
-            layout.refuse(("hosts",), f"{self.ranks} ranks cannot be spread equally over {self.hosts} hosts")
+            refuse(("hosts",), f"{self.ranks} ranks cannot be spread equally over {self.hosts} hosts")
         check_rising(self.residuals)
         return self
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from emulation.evaluate.folding import Folded
     from emulation.evaluate.sweep import Sweep
     from emulation.figures import Grade
-    from emulation.residuals import Spread
     from emulation.io.chrome_trace import Level
+    from emulation.residuals import Spread
 
 COMMUNICATION = frozenset({"p2p", "collective"})
 Interval = tuple[int, int]
