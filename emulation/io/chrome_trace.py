@@ -89,10 +89,11 @@ def write(
     trace = _Trace(chain(slices, levels), names or {}, limit)
     with _opened(path) as file:
         # Keys in the order that sorting would give: the same trace, however written, has the same bytes.
-        head = json.dumps({"displayTimeUnit": "ns", "otherData": trace.other}, **_COMPACT)
+        encode = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode
+        head = encode({"displayTimeUnit": "ns", "otherData": trace.other})
         file.write(f'{head[:-1]},"traceEvents":[')
         for number, event in enumerate(trace.events()):
-            file.write(("," if number else "") + json.dumps(event, **_COMPACT))
+            file.write(("," if number else "") + encode(event))
         file.write("]}")
 
 
@@ -108,7 +109,6 @@ def document(
     return {"displayTimeUnit": "ns", "otherData": trace.other, "traceEvents": list(trace.events())}
 
 
-_COMPACT: dict[str, Any] = {"separators": (",", ":"), "sort_keys": True}
 Row = tuple[str, str, int, "list[_Drawn]"]
 """Process, thread name, thread number, slices that nest."""
 
@@ -269,7 +269,7 @@ def _opened(path: Path) -> Iterator[IO[str]]:
             return
         # gzip stamps its header with the file's name and the clock unless told otherwise.
         with (
-            gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
+            gzip.GzipFile("", "wb", 6, raw, 0) as packed,
             io.TextIOWrapper(packed, "utf-8", newline="") as text,
         ):
             yield text
