@@ -128,6 +128,15 @@ def files(prefix: Path) -> list[Path]:
     return [found[number] for number in range(len(found))]
 
 
+def devices(prefix: Path) -> list[str]:
+    """The device that each rank's file says it is of; empty where a file does not say.
+
+    Raises:
+        FormatError: files are missing or broken.
+    """
+    return [str(_metadata(path).get(f"{OWN}device") or "") for path in files(prefix)]
+
+
 @dataclass
 class _Reader:
     prefix: Path
