@@ -102,7 +102,7 @@ def _from_tables(node: Node, topology: Topology, farthest: LinkKind) -> Cost | N
     form = _ring(node.op, hosts, topology)
     if reading is None or form is None:
         return None
-    if reading.method != "table" and any(pair in topology.lanes for pair in combinations(node.devices, 2)):
+    if reading.method != "table" and any(topology.lanes(*pair) for pair in combinations(node.devices, 2)):
         # Directly linked: how many links a group can use depends on its size, and more ranks may take less time.
         return None
     moving, usage = reading.seconds - reading.latency, form[2]
