@@ -62,12 +62,7 @@ class _Writer:
         self.devices = [f"{g.name}{n}" for g in host.devices for n in range(g.count)]
         self.nics = [f"{g.name}{n}" for g in host.nics for n in range(g.count)]
         self.leaves = {*self.devices, *self.nics}
-        head = f"{host.name}0/"
-        self.wires = [
-            (wire.left.removeprefix(head), wire.right.removeprefix(head), wire.link)
-            for wire in layout.wires(profile)
-            if wire.left.startswith(head) and wire.right.startswith(head)
-        ]
+        self.wires = [(wire.left, wire.right, wire.link) for wire in layout.host_wires(host)]
         numa = {left if right == layout.CPU else right: link for left, right, link in self.wires if link.kind == "cpu"}
         self.roots: dict[str, Link | None] = {name: numa[name] for name in sorted(numa, key=_natural)}
         if not self.roots or any(layout.CPU in wire[:2] and wire[2].kind == "pcie" for wire in self.wires):
