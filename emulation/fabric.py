@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-from itertools import pairwise
+from collections import Counter
+from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from emulation import layout
-from emulation.topologies import ports, shape_of
+from emulation.topologies import Pairs, ports, shape_of
 from emulation.units import picoseconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from emulation.figures import Grade
     from emulation.profile import FabricTopology, LinkKind, Profile, Wiring
@@ -68,6 +69,19 @@ class Flow:
             self._bits = 1 << 128 | int.from_bytes(hashlib.blake2b(self._key, digest_size=16).digest(), "big")
         self._bits, choice = divmod(self._bits, ways)
         return choice
+
+
+class Pattern(NamedTuple):
+    """Every source sends `flows` to every target of another host; no host has two of either."""
+
+    sources: list[str]
+    targets: list[str]
+    flows: float
+
+
+def add(flows: dict[int, float], link: int, amount: float) -> None:
+    """Add to a link's flows."""
+    flows[link] = flows.get(link, 0.0) + amount
 
 
 class Woven:
@@ -149,6 +163,28 @@ class Woven:
         trunks = [self._between(one, other) for one, other in pairwise(switches)]
         return [2 * self._place[src], *[n for n in trunks if n is not None], 2 * self._place[dst] + 1]
 
+    def spread(self, patterns: Sequence[Pattern]) -> dict[int, float]:
+        """Flows on each link, those of a pair of ports spread evenly over its equal ways."""
+        flows: dict[int, float] = {}
+        pairs: list[Pairs] = []
+        for sources, targets, amount in patterns:
+            own = {port.partition("/")[0]: port for port in targets}
+            left_out: Counter[tuple[int, int]] = Counter()
+            for port in sources:
+                other = own.get(port.partition("/")[0])
+                left_out.update([(self.switch_of(port), self.switch_of(other))] if other else [])
+                add(flows, 2 * self._place[port], amount * (len(targets) - (other is not None)))
+            heads = {port.partition("/")[0] for port in sources}
+            for head, port in own.items():
+                add(flows, 2 * self._place[port] + 1, amount * (len(sources) - (head in heads)))
+            counts = [Counter(map(self.switch_of, side)) for side in (sources, targets)]
+            pairs.append(Pairs(counts[0], counts[1], left_out, amount))
+        for (low, high), count in self.shape.spread(pairs).items():
+            number = self._between(low, high)
+            assert number is not None
+            flows[number] = count
+        return flows
+
     def _between(self, one: int, other: int) -> int | None:
         trunk = self.shape.joining(one, other)
         if trunk is None:
@@ -223,6 +259,34 @@ class Explicit:
                 names.append(choices[pick(len(choices))])
         names = [src, *reversed(names)]
         return [self._direct[pair] for pair in pairwise(names)]
+
+    def spread(self, patterns: Sequence[Pattern]) -> dict[int, float]:
+        """Flows on each link, those of a pair of ports spread evenly over its equal ways."""
+        flows: dict[int, float] = {}
+        # Between ports that hang on the same switches the ways are the same but for their own links.
+        alike: dict[tuple[str, ...], list[tuple[str, str, float]]] = {}
+        for sources, targets, amount in patterns:
+            for src, dst in product(sources, targets):
+                if src.partition("/")[0] != dst.partition("/")[0]:
+                    key = (src, dst) if (src, dst) in self._direct else ("", *self._next[src], "", *self._next[dst])
+                    alike.setdefault(key, []).append((src, dst, amount))
+        for pairs in alike.values():
+            self._spread(pairs, flows)
+        return flows
+
+    def _spread(self, pairs: list[tuple[str, str, float]], flows: dict[int, float]) -> None:
+        _, first, last = self._best(*pairs[0][:2])
+        for src, dst, amount in pairs:
+            for hop in ((src, first), (last, dst)) if first else ((src, dst),):
+                add(flows, self._direct[hop], amount)
+        parts = {last: sum(amount for _, _, amount in pairs)}
+        before, distance = self._from(first) if first != last else ({}, {})
+        # From the far end back: a switch is done when all that comes over it is known.
+        for switch in sorted(distance, key=lambda name: -distance[name]):
+            for name in before[switch] if switch in parts else ():
+                share = parts[switch] / len(before[switch])
+                parts[name] = parts.get(name, 0.0) + share
+                add(flows, self._direct[name, switch], share)
 
     def _best(self, src: str, dst: str) -> tuple[float, str, str]:
         """Seconds of the shortest way, and its first and last switch; none where a link joins the ports."""

@@ -287,7 +287,7 @@ class CollectiveOption(Strict):
     """
 
     name: str
-    algorithm: Literal["ring", "tree", "halving-doubling", "two-level"]
+    algorithm: Literal["ring", "tree", "binary-tree", "halving-doubling", "two-level", "nvls"]
     base: Duration
     """Paid once per collective."""
     step: dict[LinkKind, Duration] = Field(min_length=1)

@@ -28,6 +28,7 @@ from emulation.refusal import refuse
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from emulation.fabric import Pattern
     from emulation.figures import Grade
     from emulation.profile import DeviceModel, Host, LinkKind, Profile
 
@@ -175,6 +176,8 @@ class Topology:
         self._exits: dict[tuple[int, str, int, str], list[Exit]] = {}
         self._ports = [self._on_fabric(template) for template in self._templates]
         self._routes: dict[tuple[str, str, str], Route] = {}
+        self.known: dict[object, object] = {}
+        """What cost models have worked out for groups of this cluster."""
         self._pinned = {(pin.source, pin.target): pin.via for pin in profile.routes}
 
     def _make(self, number: int) -> DirectedLink:
@@ -284,19 +287,61 @@ class Topology:
     def _find(self, src: str, dst: str, label: str) -> Route:
         if src == dst:
             return Route((), 0, "cpu", "measured")
-        if (src, dst) in self._pinned:
-            hops = [src, *self._pinned[src, dst], dst]
-            numbers = tuple(number for pair in pairwise(hops) if (number := self.joining(*pair)) is not None)
-        else:
-            numbers = self._shortest(src, dst, label)
+        numbers = self.crossed(src, dst, label)
         links = [self.links[number] for number in numbers]
         kind = max((link.kind for link in links), key=lambda kind: KINDS.index(kind))
         latency = sum(link.latency for link in links)
         return Route(numbers, latency, kind, weakest(link.grade for link in links))  # type: ignore[arg-type]
 
-    def _shortest(self, src: str, dst: str, label: str) -> tuple[int, ...]:
+    def crossed(self, src: str, dst: str, label: str = "") -> tuple[int, ...]:
+        """Numbers of the links of a route, without looking at them; see `route`."""
+        if src == dst:
+            return ()
+        if (src, dst) in self._pinned:
+            hops = [src, *self._pinned[src, dst], dst]
+            return tuple(number for pair in pairwise(hops) if (number := self.joining(*pair)) is not None)
+        inner, exit = self._shortest(src, dst)
+        (head, start), (other, start_two) = self._at(src), self._at(dst)
+        if exit is None:
+            return tuple([start + n for n in inner])
+        pick = Flow(self.seed, src, dst, label)
+        way = self.fabric.way(f"{head}/{exit.leaving}", f"{other}/{exit.arriving}", pick)
+        first = self._fabric_start
+        return (*[start + n for n in exit.out], *[first + n for n in way], *[start_two + n for n in exit.into])
+
+    def exit(self, src: str, dst: str) -> Exit:
+        """How a message leaves one host and comes into another.
+
+        Raises:
+            ValueError: no chain of links over the fabric joins them.
+        """
+        exit = self._shortest(src, dst)[1]
+        if exit is None:
+            raise ValueError(f"{src!r} and {dst!r} are not joined over the fabric")
+        return exit
+
+    def spread(self, patterns: Sequence[Pattern]) -> dict[int, float]:
+        """Flows on the links of the fabric, those of a pair of ports spread evenly over its equal ways."""
+        return {self._fabric_start + number: count for number, count in self.fabric.spread(patterns).items()}
+
+    def group_of(self, device: str) -> int:
+        """Number of the host group a device is in."""
+        return self._hosts[device.partition("/")[0]][0]
+
+    def start(self, device: str) -> int:
+        """Number of the first link inside the host of a device; equal hosts have theirs in equal order."""
+        return self._hosts[device.partition("/")[0]][1]
+
+    def moved(self, number: int, device: str, other: str) -> int:
+        """The link inside (or memory of) one host that is what `number` is in an equal host."""
+        if number < len(self.memory):
+            return self.memory[other.partition("/")[0]]
+        return number + self.start(other) - self.start(device)
+
+    def _shortest(self, src: str, dst: str) -> tuple[tuple[int, ...], Exit | None]:
+        """The way inside a host, or out of it and into another."""
         (head, _, one), (other, _, two) = src.partition("/"), dst.partition("/")
-        (index, start), (index_two, start_two) = self._place(head, src), self._place(other, dst)
+        index, index_two = self._group(head, src), self._group(other, dst)
         best, found = float("inf"), None
         inner = self._templates[index].ways(one).get(two) if head == other else None
         if inner is not None:
@@ -309,24 +354,23 @@ class Topology:
                 continue
             total = exit.seconds + self.fabric.seconds(leaving, arriving)
             if total < best:
-                best, found = total, (exit, leaving, arriving)
-        if found is not None:
-            exit, leaving, arriving = found
-            way = self.fabric.way(leaving, arriving, Flow(self.seed, src, dst, label))
-            out, into = (start + n for n in exit.out), (start_two + n for n in exit.into)
-            return (*out, *(self._fabric_start + n for n in way), *into)
-        if inner is None:
+                best, found = total, exit
+        if found is None and inner is None:
             raise ValueError(
-                f"no chain of links leads from {src!r} to {dst!r} without passing through an accelerator or a host"
+                f"no chain of links leads from {src!r} to {dst!r} except through accelerators or other hosts"
             )
-        return tuple(start + n for n in inner.links)
+        return (inner.links if inner else ()), found
 
-    def _place(self, head: str, device: str) -> tuple[int, int]:
+    def _at(self, device: str) -> tuple[str, int]:
+        head = device.partition("/")[0]
+        return head, self._hosts[head][1]
+
+    def _group(self, head: str, device: str) -> int:
         known = self._hosts.get(head)
         if known is None:
             self.profile.host(device)
             raise ValueError(f"the cluster has no device {device!r}")
-        return known
+        return known[0]
 
     def _ways_out(self, index: int, src: str, other: int, dst: str) -> list[Exit]:
         """Ways out of one host and into another, the shortest inside first, equal ones in the order of ports."""

@@ -1,4 +1,4 @@
-"""Which links a ring or a tree of ranks uses, and how much of the data crosses each.
+"""Rings and trees of ranks: in which order data goes around, and which links that uses.
 
 Ranks are first put in the order of the topology, so that renumbering them changes nothing on equal hardware. Then:
 
@@ -13,23 +13,16 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+from emulation.cost.usage import added, by_host, hop_usage, in_hosts, scaled
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from emulation.cost.usage import Hop, Hosts, Usage
     from emulation.topology import Topology
 
-Usage = dict[int, float]
-"""Link -> bytes that cross it per byte of progress."""
 MAX_DIRECT = 8
 """Ranks up to which disjoint cycles are searched for (a search over orders)."""
-
-
-def by_host(group: Sequence[str], topology: Topology) -> list[list[str]]:
-    """The group in topology order, host by host."""
-    hosts: dict[str, list[str]] = {}
-    for device in sorted(group, key=lambda name: topology.order[name]):
-        hosts.setdefault(device.split("/", 1)[0], []).append(device)
-    return list(hosts.values())
 
 
 def rings(group: Sequence[str], topology: Topology) -> list[list[str]]:
@@ -43,42 +36,53 @@ def rings(group: Sequence[str], topology: Topology) -> list[list[str]]:
     return [[rank for ranks in hosts for rank in (*ranks[k:], *ranks[:k])] for k in range(size)]
 
 
-def ring_usage(orders: Sequence[Sequence[str]], topology: Topology) -> Usage:
+def ring_usage(hosts: Hosts, topology: Topology) -> Usage:
     """Usage when every byte goes once around, in equal parts over the rings."""
-    hops = [(a, b) for order in orders for a, b in pairwise([*order, order[0]])]
-    return hop_usage(hops, 1 / len(orders), topology)
+    size = len(hosts[0])
+    if len(hosts) == 1 or any(len(ranks) != size for ranks in hosts):
+        orders = rings([rank for ranks in hosts for rank in ranks], topology)
+        hops = [(a, b) for order in orders for a, b in pairwise([*order, order[0]])]
+        return hop_usage(hops, 1 / len(orders), topology)
+
+    def inside(ranks: list[str]) -> Usage:
+        # Of `size` rings, each leaves the host between two other neighbours and uses the hops between all others.
+        around = [(ranks[k - 1], ranks[k]) for k in range(size)] if size > 1 else []
+        return hop_usage(around, (size - 1) / size, topology)
+
+    following = zip(hosts, [*hosts[1:], hosts[0]], strict=True)
+    across = ((here[k - 1], there[k]) for here, there in following for k in range(size))
+    return added(in_hosts(hosts, inside, topology), hop_usage(across, 1 / size, topology))
 
 
-def hop_usage(hops: Iterable[tuple[str, str]], share: float, topology: Topology) -> Usage:
-    """Usage when `share` of the bytes crosses each of these hops."""
-    crossings: dict[int, int] = {}
-    for src, dst in hops:
-        numbers = topology.route(src, dst).links
-        for number in numbers or (topology.memory[src.split("/", 1)[0]],):
-            # A hop between two processes of one host is a copy: read once, written once.
-            crossings[number] = crossings.get(number, 0) + (1 if numbers else 2)
-    return {number: share * count for number, count in sorted(crossings.items())}
+def tree_usage(hosts: Hosts, share: float, topology: Topology, *, double: bool = True) -> Usage:
+    """Usage of a binary tree in every host and one over the hosts' first ranks, up and down.
 
-
-def tree_hops(group: Sequence[str], topology: Topology) -> list[tuple[str, str]]:
-    """Both trees of a double binary tree, up and down; each carries half of the data.
-
-    The second is the mirror image of the first, so that inner ranks of one are leaves of the other (Sanders, Speck,
-    Traeff: Two-tree algorithms, Parallel Computing 2009).
+    Args:
+        hosts: the group.
+        share: bytes per byte of progress that cross each hop of a tree, in each direction.
+        topology: of the cluster.
+        double: two trees of which the second is the mirror image of the first, so that inner ranks of one are leaves
+            of the other (Sanders, Speck, Traeff: Two-tree algorithms, Parallel Computing 2009).
     """
-    hops: list[tuple[str, str]] = []
-    hosts = by_host(group, topology)
-    for mirrored in (False, True):
+    trees = []
+    for mirrored in (False, True) if double else (False,):
         turned = [ranks[::-1] if mirrored else ranks for ranks in (hosts[::-1] if mirrored else hosts)]
-        for ranks in turned:
-            hops += _heap(ranks)
-        hops += _heap([ranks[0] for ranks in turned])
-    return hops
+        trees.append(in_hosts(turned, lambda ranks: hop_usage(_heap(ranks), share, topology), topology))
+        trees.append(hop_usage(_heap([ranks[0] for ranks in turned]), share, topology))
+    return added(*trees)
 
 
-def _heap(ranks: Sequence[str]) -> list[tuple[str, str]]:
+def _heap(ranks: Sequence[str]) -> list[Hop]:
     up = [(rank, ranks[(place - 1) // 2]) for place, rank in enumerate(ranks) if place]
     return up + [(parent, child) for child, parent in up]
+
+
+def two_level_usage(hosts: Hosts, topology: Topology) -> tuple[Usage, Usage]:
+    """Usage when every byte goes once around in every host, and when each rail takes its share once around."""
+    size = len(hosts[0])
+    local = in_hosts(hosts, lambda ranks: ring_usage([ranks], topology), topology)
+    rails = (ring_usage([[rank] for rank in rail], topology) for rail in zip(*hosts, strict=True))
+    return local, scaled(added(*rails), 1 / size)
 
 
 def _disjoint_cycles(ranks: Sequence[str], topology: Topology) -> list[list[str]]:
