@@ -213,7 +213,7 @@ def _tree(op: str, hosts: Hosts, topology: Topology, *, double: bool = True) -> 
     if op not in {"all-reduce", "broadcast", "reduce"}:
         return None
     passes = 2 if op == "all-reduce" else 1
-    usage = tree_usage(hosts, passes / (4 if double else 2), topology, double=double)
+    usage = tree_usage(op, hosts, topology, double=double)
     inner = passes * _log2(max(len(ranks) for ranks in hosts))
     return _Form(inner, passes * _log2(len(hosts)), usage, [usage])
 
