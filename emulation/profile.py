@@ -380,7 +380,8 @@ class Profile(Strict):
     """A cluster. Equal digests mean equal emulated results."""
 
     schema_: Literal[1] = Field(alias="schema")
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,60}$")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,60}(@[1-9]\d{0,4})?$")
+    """As its file; `@128` follows where 128 hosts were asked for."""
     description: str = ""
     sources: dict[str, str] = Field(min_length=1)
     """Short key -> what it is: title, edition, section; figures name the key."""
