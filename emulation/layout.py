@@ -153,6 +153,23 @@ def check_fabric(profile: Profile) -> None:
             refuse(where, f"no chain of links joins {ends[0]!r} and {name!r}")
 
 
+def check_tables(profile: Profile) -> None:
+    """Refuse two measured tables of the same thing.
+
+    Raises:
+        PydanticCustomError: with the path of the second.
+    """
+    seen = set()
+    for index, table in enumerate(profile.collective_tables):
+        key = (table.op, table.ranks, table.hosts, table.link)
+        if key in seen:
+            refuse(
+                ("collective_tables", index),
+                f"there are two tables of {table.op} over {table.ranks} ranks on {table.hosts} host(s), {table.link}",
+            )
+        seen.add(key)
+
+
 def wire_count(profile: Profile) -> int:
     """How many links the profile stands for, counted without making them."""
     total = 0

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
@@ -33,7 +34,7 @@ from emulation.figures import (
     corrected,
     weakest,
 )
-from emulation.units import Duration, Fraction, Strict
+from emulation.units import Bytes, Duration, Fraction, Strict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 GROUP_NAME = r"^[a-z][a-z-]{0,30}$"
 LinkKind = Literal["nvlink", "pcie", "cpu", "network"]
 """What a link is made of; collectives pay a latency per step that depends on it."""
+Operation = Literal["all-reduce", "reduce-scatter", "all-gather", "broadcast", "reduce", "all-to-all", "send"]
+"""What a measured table can be of."""
 
 
 class Bandwidth(Strict):
@@ -235,6 +238,42 @@ class CollectiveOption(Strict):
     source: str
 
 
+class TablePoint(Strict):
+    """One row of a `CollectiveTable`."""
+
+    bytes: Bytes = Field(gt=0)
+    """Buffer of one rank."""
+    time: Duration = Field(gt=0)
+    """From the start on the last rank to the end on the last rank, nothing else moving."""
+
+
+class CollectiveTable(Figure):
+    """What one collective takes on one size of group, by buffer size; preferred over the library's options.
+
+    Read by `cost.tables`: between the points linear in bytes (a latency and a bandwidth of their own for every
+    stretch), and for group sizes between or beside those of several tables from the tables together.
+    """
+
+    op: Operation
+    ranks: int = Field(ge=2)
+    hosts: int = Field(default=1, ge=1)
+    """Hosts the ranks are spread over, equally many on each."""
+    link: LinkKind
+    """Kind of the farthest link within the group."""
+    points: list[TablePoint] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _rising(self) -> CollectiveTable:
+        for index, (left, right) in enumerate(pairwise(self.points), start=1):
+            if left.bytes >= right.bytes:
+                layout.refuse(("points", index, "bytes"), "the points of a table must have rising, distinct `bytes`")
+            if left.time > right.time:
+                layout.refuse(("points", index, "time"), "more bytes cannot take less time; fit the table to the sweep")
+        if self.ranks % self.hosts:
+            layout.refuse(("hosts",), f"{self.ranks} ranks cannot be spread equally over {self.hosts} hosts")
+        return self
+
+
 @dataclass(frozen=True)
 class Capabilities:
     """What an experiment may ask of a cluster."""
@@ -261,6 +300,8 @@ class Profile(Strict):
     hosts: list[Host] = Field(min_length=1)
     fabric: Fabric = Field(default_factory=Fabric)
     collectives: list[CollectiveOption] = Field(default_factory=list)
+    collective_tables: list[CollectiveTable] = Field(default_factory=list)
+    """Measured times; where one fits the group it is used instead of `collectives`."""
     fragmentation: FractionFigure
     """Part of a device's memory the allocator cannot use."""
 
@@ -270,6 +311,7 @@ class Profile(Strict):
         layout.check_one_sided(self)
         layout.check_models(self)
         layout.check_fabric(self)
+        layout.check_tables(self)
         return self
 
     @property

@@ -17,8 +17,9 @@ A ring over m hosts pays the network's alpha for the share of steps that cross h
 Two-level all-reduce of g ranks on each of m hosts is reduce-scatter (g, S), all-reduce (m, S/g) on every rail,
 all-gather (g, S), one after another. One rank costs nothing; no bytes cost the latency alone.
 
-Of the options a profile lists, the one that would be fastest on idle links is taken. ``busbw`` is the rate that makes
-operations and group sizes comparable: bytes / time x factor; it never exceeds the slowest link.
+Where a profile has measured tables that fit the group (`tables`), they say the time. Else, of the options it lists,
+the one that would be fastest on idle links is taken. ``busbw`` is the rate that makes operations and group sizes
+comparable: bytes / time x factor; it never exceeds the slowest link.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import math
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from emulation.cost import Cost, rings
+from emulation.cost import Cost, rings, tables
 from emulation.figures import weakest
 from emulation.graph import WorkloadError
 from emulation.topology import KINDS
@@ -61,6 +62,9 @@ def collective(node: Node, topology: Topology) -> Cost:
     if len(group) == 1:
         return Cost("collective", "measured", method="alone")
     kinds = _step_kinds(group, topology)
+    measured = _from_tables(node, topology, kinds[1])
+    if measured is not None:
+        return measured
     offers = [
         offer for option in topology.profile.collectives if (offer := _offer(option, node, topology, kinds)) is not None
     ]
@@ -86,6 +90,33 @@ def _step_kinds(group: Sequence[str], topology: Topology) -> tuple[LinkKind, Lin
     far = [topology.route(a[0], b[0]).kind for a, b in pairwise(hosts)]
     inner = max(near or far, key=KINDS.index)
     return inner, max(far or [inner], key=KINDS.index)
+
+
+def _from_tables(node: Node, topology: Topology, farthest: LinkKind) -> Cost | None:
+    """The measured time as a latency and a fluid over the links of a ring, so that it shares them; None without."""
+    profile, hosts = topology.profile, rings.by_host(node.devices, topology)
+    if not profile.collective_tables or any(len(ranks) != len(hosts[0]) for ranks in hosts):
+        return None
+    shape, step = (len(node.devices), len(hosts)), tables.ring_step(profile.collectives, farthest)
+    reading = tables.read(profile.collective_tables, node.op, shape, farthest, node.nbytes, step=step)
+    form = _ring(node.op, hosts, topology)
+    if reading is None or form is None:
+        return None
+    moving, usage = reading.seconds - reading.latency, form[2]
+    work = float(node.nbytes) if moving > 0 else 0.0
+    # The links cannot be slower than what was seen on them, whatever their data sheets say.
+    alone = work * max(amount / topology.links[link].capacity for link, amount in usage.items())
+    claimed = _scaled(usage, min(1.0, moving / alone) if alone else 1.0)
+    return Cost(
+        "collective",
+        reading.grade,
+        picoseconds(reading.latency),
+        work,
+        tuple(claimed.items()),
+        work / moving if work else math.inf,
+        tuple((link, amount * node.nbytes) for link, amount in usage.items()),
+        reading.method,
+    )
 
 
 def _offer(option: CollectiveOption, node: Node, topology: Topology, kinds: tuple[LinkKind, LinkKind]) -> Cost | None:

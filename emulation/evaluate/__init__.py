@@ -33,13 +33,13 @@ def simulate(workload: Workload, profile: Profile, *, seed: int = 0) -> Result:
     """
     from emulation.evaluate.events import Run
     from emulation.evaluate.result import Result
+    from emulation.evaluate.tasks import Tasks
     from emulation.topology import Topology
 
     del seed
-    topology = Topology(profile)
-    run = Run(workload, topology)
+    run = Run(Tasks(workload, Topology(profile)))
     run.go()
-    return Result(run, topology)
+    return Result(run)
 
 
 def __getattr__(name: str) -> Any:

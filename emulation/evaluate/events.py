@@ -13,22 +13,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from emulation.cost import Cost
-from emulation.cost.collectives import collective
-from emulation.cost.compute import kernel
-from emulation.cost.memory import local_copy
-from emulation.cost.p2p import message
 from emulation.evaluate.fluid import Activity, Fluids
-from emulation.graph import WorkloadError, check_acyclic, check_devices
-from emulation.meetings import meetings
-from emulation.units import picoseconds
+from emulation.graph import WorkloadError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from emulation.graph import Node, Workload
-    from emulation.meetings import Meeting
-    from emulation.topology import Topology
+    from emulation.cost import Cost
+    from emulation.evaluate.tasks import Tasks
 
 EVENT_BUDGET = 5_000_000
 AFTER_EVERYTHING = 2
@@ -43,72 +35,22 @@ class TooManyEvents(WorkloadError):
     """A workload that would take too long to evaluate."""
 
 
-def node_cost(node: Node, topology: Topology) -> Cost:
-    """What one node costs, by its kind.
-
-    Raises:
-        WorkloadError: the profile lacks a figure or a way for it.
-    """
-    match node.kind:
-        case "host":
-            return Cost("host", node.grade, fixed=picoseconds(node.seconds))
-        case "compute":
-            return kernel(node, topology.model(node.devices[0]))
-        case "copy" if node.devices[0] == node.devices[1]:
-            return local_copy(node, topology)
-        case "copy" | "transfer":
-            return message(node, topology)
-        case "collective":
-            return collective(node, topology)
-    return Cost("host", "measured")
-
-
 class Run:
     """One evaluation; after `go`, `start` and `end` hold every node's times in picoseconds.
 
     Raises:
-        WorkloadError: the graph is wrong for this topology, or too large.
+        TooManyEvents: it would take too long.
     """
 
-    def __init__(self, workload: Workload, topology: Topology) -> None:
-        check_devices(workload, topology.order)
-        self.workload = workload
-        self.before = workload.predecessors()
-        check_acyclic(workload, self.before)
-        self.meetings: list[Meeting] = meetings(workload)
-        costs: dict[tuple[object, ...], Cost] = {}
-        self.costs = [self._cost(meeting.action, topology, costs) for meeting in self.meetings]
+    def __init__(self, tasks: Tasks) -> None:
+        check_budget(estimate(tasks.costs))
+        self.tasks = tasks
         self.events = 0
-        check_budget(estimate(self.costs))
-        count = len(workload.nodes)
+        count = len(tasks.workload.nodes)
         self.start = [-1] * count
         self.end = [-1] * count
-        self.fluids = Fluids(topology.links, self._describe)
-        self._prepare()
-
-    @staticmethod
-    def _cost(node: Node, topology: Topology, known: dict[tuple[object, ...], Cost]) -> Cost:
-        # Training repeats itself: equal nodes at other places in the graph cost the same.
-        what = (node.kind, node.op, node.devices, node.dtype, node.grade)
-        key = (*what, node.nbytes, node.seconds, node.flops, node.cap, node.efficiency)
-        found = known.get(key)
-        if found is None:
-            found = known[key] = node_cost(node, topology)
-        return found
-
-    def _prepare(self) -> None:
-        count = len(self.workload.nodes)
-        self.meeting_of = [0] * count
-        for index, meeting in enumerate(self.meetings):
-            for node in meeting.nodes:
-                self.meeting_of[node] = index
-        self._later: list[list[int]] = [[] for _ in self.meetings]
-        self._waiting = [0] * len(self.meetings)
-        for node, earlier in enumerate(self.before):
-            index = self.meeting_of[node]
-            self._waiting[index] += len(earlier)
-            for first in earlier:
-                self._later[self.meeting_of[first]].append(index)
+        self.fluids = Fluids(tasks.topology.links, tasks.describe)
+        self._waiting = list(tasks.waiting)
 
     def go(self) -> None:
         """Evaluate to the end.
@@ -131,14 +73,14 @@ class Run:
             raise Deadlock(self._who_waits(stuck))
 
     def _begin(self, index: int) -> None:
-        cost = self.costs[index]
-        for node in self.meetings[index].nodes:
+        cost = self.tasks.costs[index]
+        for node in self.tasks.meetings[index].nodes:
             self.start[node] = self._env.now
         self._after(cost.fixed, self._flow if cost.work else self._finish, index)
 
     def _flow(self, event: Any) -> None:
         index = event.value
-        cost = self.costs[index]
+        cost = self.tasks.costs[index]
         self.fluids.start(index, Activity(cost.weights, cost.cap, cost.work), self._env.now)
         self._settle_later()
 
@@ -146,9 +88,9 @@ class Run:
         self._done(event.value)
 
     def _done(self, index: int) -> None:
-        for node in self.meetings[index].nodes:
+        for node in self.tasks.meetings[index].nodes:
             self.end[node] = self._env.now
-        for following in self._later[index]:
+        for following in self.tasks.later[index]:
             self._waiting[following] -= 1
             if not self._waiting[following]:
                 self._begin(following)
@@ -180,20 +122,18 @@ class Run:
             self._done(index)
         self._settle_later()
 
-    def _describe(self, index: int) -> str:
-        return self.workload.label(self.meetings[index].nodes[0])
-
     def _after(self, delay: int, callback: Any, value: int) -> None:
         self.events += 1
         self._env.timeout(delay, value).callbacks.append(callback)
 
     def _who_waits(self, stuck: Sequence[int]) -> str:
         shown = []
+        tasks, label = self.tasks, self.tasks.workload.label
         for node in stuck[:6]:
-            partners = [n for n in self.meetings[self.meeting_of[node]].nodes if n != node]
-            missing = [n for n in self.before[node] if self.end[n] < 0]
-            reason = missing or [n for p in partners for n in self.before[p] if self.end[n] < 0] or partners
-            shown.append(f"  {self.workload.label(node)} waits for {', '.join(map(self.workload.label, reason[:4]))}")
+            partners = [n for n in tasks.meetings[tasks.task_of[node]].nodes if n != node]
+            missing = [n for n in tasks.before[node] if self.end[n] < 0]
+            reason = missing or [n for p in partners for n in tasks.before[p] if self.end[n] < 0] or partners
+            shown.append(f"  {label(node)} waits for {', '.join(map(label, reason[:4]))}")
         more = [f"  ... and {len(stuck) - 6} more"] if len(stuck) > 6 else []
         return "\n".join([f"deadlock: {len(stuck)} nodes can never run", *shown, *more])
 

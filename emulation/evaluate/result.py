@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from emulation.cost import Cost, Family
     from emulation.evaluate.events import Run
     from emulation.figures import Grade
-    from emulation.topology import Topology
 
 COMMUNICATION = frozenset({"p2p", "collective"})
 Interval = tuple[int, int]
@@ -72,11 +71,12 @@ class Communication:
 class Result:
     """The outcome of `simulate`. Times are seconds from the start; `picoseconds` is exact."""
 
-    def __init__(self, run: Run, topology: Topology) -> None:
+    def __init__(self, run: Run) -> None:
         self._run = run
-        self._topology = topology
-        self._nodes = run.workload.nodes
-        self._cost_of: list[Cost] = [run.costs[run.meeting_of[node.id]] for node in self._nodes]
+        self._topology = run.tasks.topology
+        self._tasks = run.tasks
+        self._nodes = run.tasks.workload.nodes
+        self._cost_of: list[Cost] = [run.tasks.costs[task] for task in run.tasks.task_of]
         self.picoseconds: int = max(run.end, default=0)
         self.events: int = run.events
 
@@ -126,7 +126,7 @@ class Result:
     def links(self) -> tuple[LinkUse, ...]:
         """Every link that carried anything, in the order of the topology."""
         carried: dict[int, float] = {}
-        for cost in self._run.costs:
+        for cost in self._tasks.costs:
             for link, amount in cost.traffic:
                 carried[link] = carried.get(link, 0.0) + amount
         return tuple(
@@ -195,8 +195,8 @@ class Result:
         node = max(range(len(end)), key=lambda n: (end[n], -n))
         chain = [node]
         while True:
-            partners = self._run.meetings[self._run.meeting_of[node]].nodes
-            earlier = sorted({first for partner in partners for first in self._run.before[partner]})
+            partners = self._tasks.meetings[self._tasks.task_of[node]].nodes
+            earlier = sorted({first for partner in partners for first in self._tasks.before[partner]})
             if not earlier:
                 return chain[::-1]
             node = max(earlier, key=lambda n: (end[n], -n))

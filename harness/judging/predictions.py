@@ -2,12 +2,8 @@
 
 Every emulated value is a prediction: it states which version of the emulator made it, from which hardware profile, and
 a band that is claimed to hold the truth in 80 % of cases. Whenever a measured record exists for the same plan on the
-same hardware, the prediction can be scored. The scores answer four different questions:
-
-* how far off, and in which direction? signed error, (predicted - measured) / measured;
-* how far off as a rule? mean (MAPE), median, 90th percentile and maximum of its absolute value;
-* is the order right, so that the plan predicted best is best? Kendall's tau-b (Kendall 1945);
-* is the claimed uncertainty honest? the share of measured medians inside the claimed bands, due to be about 80 %.
+same hardware, the prediction can be scored. The scores (`emulation.calibrate.score`) are taken per metric, engine and version of the emulator:
+errors, order, regret of the plan that would have been picked, and coverage of the claimed bands.
 
 Nothing is stored apart: the ledger is derived from the records, so it cannot disagree with them.
 """
@@ -15,9 +11,9 @@ Nothing is stored apart: the ledger is derived from the records, so it cannot di
 from __future__ import annotations
 
 from dataclasses import dataclass
-from statistics import mean, median
 from typing import TYPE_CHECKING
 
+from emulation.calibrate import score as scoring
 from harness.judging.observations import Observation, observe, spelled
 from harness.records import Kind, State
 
@@ -25,8 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from harness.records import Record
-
-CLAIMED_COVERAGE = 0.8
 
 
 @dataclass(frozen=True)
@@ -39,6 +33,7 @@ class Prediction:
     engine: str
     metric: str
     unit: str
+    better: str
     labels: tuple[tuple[str, str], ...]
     """Labels of the measurement, sorted."""
     plan_digest: str
@@ -68,37 +63,31 @@ class Pair:
     measured_key: str
 
     @property
+    def scored(self) -> scoring.Pair:
+        """What the scores are taken of: values with equal labels on equal hardware are alternatives."""
+        found = self.prediction
+        choice = "" if found.better == "target" else f"{found.hardware}: {found.name}"
+        return scoring.Pair(found.value, self.measured, found.band, choice)
+
+    @property
     def error(self) -> float:
         """Signed relative error; positive when the prediction is too high."""
-        return (self.prediction.value - self.measured) / self.measured
+        return self.scored.error
 
     @property
     def covered(self) -> bool | None:
         """Whether the measured median lies in the claimed band; None if none was claimed."""
-        if self.prediction.band is None:
-            return None
-        low, high = self.prediction.band
-        return low <= self.measured <= high
+        return self.scored.covered
 
 
 @dataclass(frozen=True)
-class Family:
-    """The scores of one metric of one engine under one version of the emulator; errors are fractions."""
+class Family(scoring.Score):
+    """The scores of one metric of one engine under one version of the emulator."""
 
     engine: str
     metric: str
     model_version: str
     pairs: tuple[Pair, ...]
-    bias: float
-    """Mean signed error."""
-    mape: float
-    median: float
-    p90: float
-    worst: float
-    tau: float | None
-    """Kendall's tau-b of predicted against measured; None for fewer than two distinct values."""
-    coverage: float | None
-    """Share of measured medians inside the claimed bands; None if no band was claimed."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +150,7 @@ def _prediction(observation: Observation) -> Prediction:
         engine=record.engine,
         metric=observation.metric,
         unit=observation.unit,
+        better=observation.better,
         labels=_labels(observation),
         plan_digest=record.plan_digest,
         hardware=observation.target.hardware,
@@ -203,30 +193,6 @@ def _pair(prediction: Prediction, observation: Observation) -> Pair:
 
 
 def _family(engine: str, metric: str, model_version: str, pairs: tuple[Pair, ...]) -> Family:
-    from numpy import percentile
-
-    errors = [abs(pair.error) for pair in pairs]
-    covered = [pair.covered for pair in pairs if pair.covered is not None]
-    return Family(
-        engine=engine,
-        metric=metric,
-        model_version=model_version,
-        pairs=pairs,
-        bias=mean(pair.error for pair in pairs),
-        mape=mean(errors),
-        median=median(errors),
-        p90=float(percentile(errors, 90)),
-        worst=max(errors),
-        tau=_tau(pairs),
-        coverage=sum(covered) / len(covered) if covered else None,
-    )
-
-
-def _tau(pairs: Sequence[Pair]) -> float | None:
-    predicted = [pair.prediction.value for pair in pairs]
-    measured = [pair.measured for pair in pairs]
-    if len(set(predicted)) < 2 or len(set(measured)) < 2:
-        return None
-    from scipy.stats import kendalltau
-
-    return float(kendalltau(predicted, measured).statistic)
+    larger = pairs[0].prediction.better == "higher"
+    scores = scoring.score([pair.scored for pair in pairs], larger_is_better=larger)
+    return Family(**vars(scores), engine=engine, metric=metric, model_version=model_version, pairs=pairs)

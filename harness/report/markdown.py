@@ -126,11 +126,25 @@ def _scores(content: Content) -> Iterator[str]:
             f"{100 * family.p90:.1f} %",
             f"{100 * family.worst:.1f} %",
             "" if family.tau is None else f"{family.tau:.2f}",
+            "" if family.regret is None else f"{100 * family.regret:.1f} %",
             "" if family.coverage is None else f"{100 * family.coverage:.0f} %",
         ]
         for family in score.families
     ]
-    head = ["engine", "metric", "model", "pairs", "bias", "MAPE", "median", "p90", "max", "Kendall tau", "in 80 % band"]
+    head = [
+        "engine",
+        "metric",
+        "model",
+        "pairs",
+        "bias",
+        "MAPE",
+        "median",
+        "p90",
+        "max",
+        "Kendall tau",
+        "regret",
+        "in 80 % band",
+    ]
     yield from _grid(head, rows)
 
 

@@ -45,7 +45,20 @@ def _predictions(args: argparse.Namespace) -> int:
         emit(_scored(score))
         return int(Exit.OK)
     if score.families:
-        head = ("engine", "metric", "model", "pairs", "bias", "MAPE", "median", "p90", "worst", "tau", "band covers")
+        head = (
+            "engine",
+            "metric",
+            "model",
+            "pairs",
+            "bias",
+            "MAPE",
+            "median",
+            "p90",
+            "worst",
+            "tau",
+            "regret",
+            "band covers",
+        )
         say(columns([head, *(_row(f) for f in score.families)], indent=""))
     for unscored in score.unscored:
         say(f"not scored: {unscored.prediction.name}: {unscored.reason}")
@@ -57,9 +70,10 @@ def _predictions(args: argparse.Namespace) -> int:
 def _row(family: Any) -> tuple[str, ...]:
     percent = [f"{100 * e:+.1f} %" for e in (family.bias,)]
     percent += [f"{100 * e:.1f} %" for e in (family.mape, family.median, family.p90, family.worst)]
+    regret = "" if family.regret is None else f"{100 * family.regret:.1f} %"
     tau = "" if family.tau is None else f"{family.tau:.2f}"
     coverage = "" if family.coverage is None else f"{100 * family.coverage:.0f} %"
-    return (family.engine, family.metric, family.model_version, str(len(family.pairs)), *percent, tau, coverage)
+    return (family.engine, family.metric, family.model_version, str(len(family.pairs)), *percent, tau, regret, coverage)
 
 
 def _scored(score: Any) -> dict[str, Any]:
@@ -67,7 +81,7 @@ def _scored(score: Any) -> dict[str, Any]:
         "families": [
             {
                 **{k: getattr(f, k) for k in ("engine", "metric", "model_version", "bias", "mape", "median", "p90")},
-                **{k: getattr(f, k) for k in ("worst", "tau", "coverage")},
+                **{k: getattr(f, k) for k in ("worst", "tau", "regret", "coverage")},
                 "pairs": [
                     {"prediction": asdict(p.prediction), "measured": p.measured, "error": p.error} for p in f.pairs
                 ],

@@ -38,6 +38,12 @@ def test_scores_of_a_hand_computed_example(make):
     assert family.coverage == pytest.approx(0.75)
 
 
+def test_regret_follows_the_metrics_direction(make):
+    # Predicted best is the first plan; the second takes 2 instead of 3.
+    (family,) = score(pairs(make, [1.0, 1.5], [3.0, 2.0])).families
+    assert family.regret == pytest.approx(0.5)
+
+
 def test_a_reversed_order_has_tau_minus_one(make):
     (family,) = score(pairs(make, [3.0, 2.0, 1.0], [1.0, 2.0, 3.0])).families
     assert family.tau == pytest.approx(-1)
