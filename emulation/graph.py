@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
     from emulation.figures import Grade
 
-Kind = Literal["host", "compute", "copy", "transfer", "collective", "alloc", "free", "barrier", "send", "recv", "enter"]
+Kind = Literal[
+    "host", "compute", "copy", "transfer", "collective", "alloc", "free", "barrier", "send", "recv", "enter", "chain"
+]
 Op = Literal["all-reduce", "reduce-scatter", "all-gather", "broadcast", "reduce", "all-to-all"]
 OPS: tuple[Op, ...] = ("all-reduce", "reduce-scatter", "all-gather", "broadcast", "reduce", "all-to-all")
 
@@ -51,6 +53,10 @@ class Node:
     seconds: float = 0.0
     flops: float = 0.0
     dtype: str = ""
+    family: str = ""
+    """What sort of operator a kernel is (`matmul`, `normalization`, ...); empty for the device's overall curve."""
+    shape: tuple[int, ...] = ()
+    """(m, n, k) of a matrix product, where efficiency depends on more than the work; empty where unknown."""
     op: Op | Literal[""] = ""
     tag: str = ""
     group: tuple[str, ...] = ()
@@ -98,14 +104,21 @@ class Workload:
         nbytes: int = 0,
         *,
         dtype: str = "fp32",
+        family: str = "",
+        shape: Sequence[int] = (),
         after: Iterable[int] = (),
         name: str = "",
         stream: str = "main",
     ) -> int:
-        """A kernel of `flops` operations in `dtype` that moves `nbytes` to and from the device's memory."""
+        """A kernel of `flops` operations in `dtype` that moves `nbytes` to and from the device's memory.
+
+        `family` names the sort of operator and `shape` the (m, n, k) of a matrix product: a profile may hold an
+        efficiency curve for each family.
+        """
         if not (flops >= 0 and math.isfinite(flops)):
             raise WorkloadError(f"compute {name!r}: {flops} is not a number of operations")
-        return self._add("compute", (device,), stream, after, name, nbytes=nbytes, flops=flops, dtype=dtype)
+        what: dict[str, object] = {"flops": flops, "dtype": dtype, "family": family, "shape": tuple(shape)}
+        return self._add("compute", (device,), stream, after, name, nbytes=nbytes, **what)
 
     def copy(
         self,
@@ -218,6 +231,14 @@ class Workload:
             self._check_id(node, "order")
         self.orders.append((before, later))
 
+    def append(self, node: Node, after: Iterable[int]) -> int:
+        """Add a node that was made and checked elsewhere; it gets a number and what it comes after."""
+        earlier = tuple(dict.fromkeys(after))
+        for first in earlier:
+            self._check_id(first, f"{node.kind} {node.name!r}")
+        self.nodes.append(replace(node, id=len(self.nodes), after=earlier))
+        return len(self.nodes) - 1
+
     def label(self, node: int) -> str:
         """How messages name a node: `#3 all-reduce 'gradients'`."""
         found = self.nodes[node]
@@ -247,14 +268,10 @@ class Workload:
         nbytes: int = 0,
         **rest: object,
     ) -> int:
-        earlier = tuple(dict.fromkeys(after))
-        for node in earlier:
-            self._check_id(node, f"{kind} {name!r}")
         if nbytes < 0 or nbytes != int(nbytes):
             raise WorkloadError(f"{kind} {name!r}: {nbytes} is not a number of bytes")
         fields: dict[str, object] = {"nbytes": int(nbytes), **rest}
-        self.nodes.append(Node(len(self.nodes), kind, name, devices, stream, earlier, **fields))  # type: ignore[arg-type]
-        return len(self.nodes) - 1
+        return self.append(Node(-1, kind, name, devices, stream, (), **fields), after)  # type: ignore[arg-type]
 
     def _check_id(self, node: int, what: str) -> None:
         if not 0 <= node < len(self.nodes):

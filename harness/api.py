@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from emulation.evaluate import Result
     from emulation.graph import Workload
     from emulation.profile import Profile
+    from emulation.program import Program
 
 __all__ = [
     "BackendError",
@@ -240,8 +241,8 @@ class EmulationContext(Protocol):
     repeat: Repeat
     artifacts: Path
 
-    def simulate(self, workload: Workload, *, name: str = "") -> Result:
-        """Evaluate a workload graph on the profile and keep its timeline under `name`."""
+    def simulate(self, workload: Workload | Program, *, name: str = "") -> Result:
+        """Evaluate a workload graph, or a program over a mesh, on the profile; keep its timeline under `name`."""
 
 
 class Engine(ABC):

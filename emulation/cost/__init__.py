@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from emulation.figures import Grade
@@ -31,3 +31,16 @@ class Cost:
     """(link, bytes that cross it)."""
     method: str = ""
     """How it is carried out, where there was a choice (`ring-ll128`)."""
+    pieces: tuple[Piece, ...] = field(default=())
+    """What a fused node consists of, one after another; their times add up to `fixed`."""
+
+
+class Piece(NamedTuple):
+    """One part of a fused node."""
+
+    name: str
+    kind: str
+    duration: int
+    """Picoseconds."""
+    cost: Cost
+    """What it would have cost as a node of its own."""

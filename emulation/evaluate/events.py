@@ -17,7 +17,7 @@ from emulation.evaluate.fluid import Activity, Fluids
 from emulation.graph import WorkloadError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from emulation.cost import Cost
     from emulation.evaluate.tasks import Tasks
@@ -25,10 +25,6 @@ if TYPE_CHECKING:
 EVENT_BUDGET = 5_000_000
 AFTER_EVERYTHING = 2
 """SimPy priority below NORMAL (1): runs when an instant has nothing else left."""
-
-
-class Deadlock(WorkloadError):
-    """Nodes that wait for one another for ever."""
 
 
 class TooManyEvents(WorkloadError):
@@ -49,8 +45,13 @@ class Run:
         count = len(tasks.workload.nodes)
         self.start = [-1] * count
         self.end = [-1] * count
-        self.fluids = Fluids(tasks.topology.links, tasks.describe)
+        self.fluids = Fluids(tasks.links, tasks.describe)
         self._waiting = list(tasks.waiting)
+
+    @property
+    def busy(self) -> Mapping[int, int]:
+        """Link -> picoseconds in which anything moved over it."""
+        return self.fluids.busy
 
     def go(self) -> None:
         """Evaluate to the end.
@@ -68,9 +69,7 @@ class Run:
             if not waiting:
                 self._begin(index)
         self._env.run()
-        stuck = [node for node, end in enumerate(self.end) if end < 0]
-        if stuck:
-            raise Deadlock(self._who_waits(stuck))
+        self.tasks.check_done(self.end)
 
     def _begin(self, index: int) -> None:
         cost = self.tasks.costs[index]
@@ -125,17 +124,6 @@ class Run:
     def _after(self, delay: int, callback: Any, value: int) -> None:
         self.events += 1
         self._env.timeout(delay, value).callbacks.append(callback)
-
-    def _who_waits(self, stuck: Sequence[int]) -> str:
-        shown = []
-        tasks, label = self.tasks, self.tasks.workload.label
-        for node in stuck[:6]:
-            partners = [n for n in tasks.meetings[tasks.task_of[node]].nodes if n != node]
-            missing = [n for n in tasks.before[node] if self.end[n] < 0]
-            reason = missing or [n for p in partners for n in tasks.before[p] if self.end[n] < 0] or partners
-            shown.append(f"  {label(node)} waits for {', '.join(map(label, reason[:4]))}")
-        more = [f"  ... and {len(stuck) - 6} more"] if len(stuck) > 6 else []
-        return "\n".join([f"deadlock: {len(stuck)} nodes can never run", *shown, *more])
 
 
 def estimate(costs: Sequence[Cost]) -> int:

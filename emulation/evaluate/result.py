@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from emulation.band import combined
 from emulation.figures import weakest
@@ -13,10 +13,12 @@ from emulation.io.chrome_trace import Slice
 from emulation.units import PICOSECONDS_PER_SECOND
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from emulation.cost import Cost, Family
     from emulation.evaluate.events import Run
+    from emulation.evaluate.folding import Folded
+    from emulation.evaluate.sweep import Sweep
     from emulation.figures import Grade
 
 COMMUNICATION = frozenset({"p2p", "collective"})
@@ -34,6 +36,8 @@ class LinkUse:
     """Seconds in which anything moved over it."""
     capacity: float
     """Bytes per second."""
+    count: int = 1
+    """How many links were used just like this one (of a folded program); bytes are those of one."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,11 @@ class Communication:
 class Result:
     """The outcome of `simulate`. Times are seconds from the start; `picoseconds` is exact."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run | Sweep, folded: Folded | None = None) -> None:
         self._run = run
+        self.fold: Mapping[str, int] = folded.fold if folded else {}
+        """Of a folded program: device of a representative -> how many ranks it stands for; empty for a workload."""
+        self._links_fold = folded.links_fold if folded else ()
         self._topology = run.tasks.topology
         self._tasks = run.tasks
         self._nodes = run.tasks.workload.nodes
@@ -108,8 +115,9 @@ class Result:
         nodes = tuple(self._chain())
         time: dict[Family, int] = {}
         for node in nodes:
-            family = self._cost_of[node].family
-            time[family] = time.get(family, 0) + self._duration(node)
+            for piece in self._pieces(node):
+                family = piece.cost.family
+                time[family] = time.get(family, 0) + piece.end - piece.start
         return CriticalPath(nodes, {family: spent / max(1, self.picoseconds) for family, spent in sorted(time.items())})
 
     def band(self, seconds: float | None = None) -> tuple[float, float]:
@@ -117,8 +125,9 @@ class Result:
         middle = self.seconds if seconds is None else seconds
         time: dict[tuple[Family, Grade], float] = {}
         for node in self.critical_path.nodes:
-            key = (self._cost_of[node].family, self._cost_of[node].grade)
-            time[key] = time.get(key, 0.0) + self._duration(node) / max(1, self.picoseconds)
+            for piece in self._pieces(node):
+                key = (piece.cost.family, piece.cost.grade)
+                time[key] = time.get(key, 0.0) + (piece.end - piece.start) / max(1, self.picoseconds)
         faster, slower = combined(time)
         return middle * math.exp(-faster), middle * math.exp(slower)
 
@@ -126,12 +135,17 @@ class Result:
     def links(self) -> tuple[LinkUse, ...]:
         """Every link that carried anything, in the order of the topology."""
         carried: dict[int, float] = {}
+        busy = dict(self._run.busy)
         for cost in self._tasks.costs:
             for link, amount in cost.traffic:
                 carried[link] = carried.get(link, 0.0) + amount
+            for piece in cost.pieces:
+                # Nobody else uses the links of a fused part, so its times on them simply add up.
+                for link, _ in piece.cost.weights:
+                    busy[link] = busy.get(link, 0) + piece.duration - piece.cost.fixed
         return tuple(
-            LinkUse(found.name, carried[link], _seconds(self._run.fluids.busy.get(link, 0)), found.capacity)
-            for link, found in enumerate(self._topology.links)
+            LinkUse(found.name, carried[link], _seconds(busy.get(link, 0)), found.capacity, self._fold_of(link))
+            for link, found in enumerate(self._tasks.links)
             if carried.get(link)
         )
 
@@ -155,10 +169,10 @@ class Result:
         talk: dict[str, list[Interval]] = {}
         work: dict[str, list[Interval]] = {}
         for node in self._nodes:
-            if self._duration(node.id) and node.devices:
-                kind = talk if self._cost_of[node.id].family in COMMUNICATION else work
+            for piece in self._pieces(node.id) if node.devices else ():
+                kind = talk if piece.cost.family in COMMUNICATION else work
                 for device in dict.fromkeys(node.devices):
-                    kind.setdefault(device, []).append((self._run.start[node.id], self._run.end[node.id]))
+                    kind.setdefault(device, []).append((piece.start, piece.end))
         found: dict[str, Communication] = {}
         for device in sorted(talk):
             talking = _union(talk[device])
@@ -207,19 +221,44 @@ class Result:
         reserve = self._topology.profile.fragmentation.value
         return MemoryUse(peak, capacity, int(capacity * (1 - reserve)))
 
+    def _pieces(self, node: int) -> Iterator[_Timed]:
+        """The parts of a node that took time: itself, or what it was fused from."""
+        cost, now = self._cost_of[node], self._run.start[node]
+        for piece in cost.pieces:
+            if piece.duration:
+                yield _Timed(piece.name, piece.kind, piece.cost, now, now + piece.duration)
+            now += piece.duration
+        if not cost.pieces and self._run.end[node] > now:
+            found = self._nodes[node]
+            yield _Timed(found.name, found.op or found.kind, cost, now, self._run.end[node])
+
+    def _fold_of(self, link: int) -> int:
+        return self._links_fold[link] if self._links_fold else 1
+
     def _slices(self) -> Iterator[Slice]:
         for node in self._nodes:
-            if not self._duration(node.id) or node.kind == "recv":
+            if node.kind == "recv":
                 continue
-            cost = self._cost_of[node.id]
-            args: dict[str, Any] = {"node": node.id, "kind": node.op or node.kind, "grade": cost.grade}
-            args |= {"bytes": node.nbytes} if node.nbytes else {}
-            args |= {"method": cost.method} if cost.method else {}
             thread = node.stream or (f"to {node.devices[1]}" if len(node.devices) == 2 else node.kind)
-            places = node.devices[:1] if cost.family in {"p2p", "memory"} else tuple(dict.fromkeys(node.devices))
-            start, duration = _seconds(self._run.start[node.id]), _seconds(self._duration(node.id))
-            for device in places:
-                yield Slice(device, thread, node.name or node.op or node.kind, start, duration, args)
+            for piece in self._pieces(node.id):
+                cost = piece.cost
+                args: dict[str, Any] = {"node": node.id, "kind": piece.kind, "grade": cost.grade}
+                args |= {"bytes": node.nbytes} if node.nbytes else {}
+                args |= {"method": cost.method} if cost.method else {}
+                places = node.devices[:1] if cost.family in {"p2p", "memory"} else tuple(dict.fromkeys(node.devices))
+                start, duration = _seconds(piece.start), _seconds(piece.end - piece.start)
+                for device in places:
+                    yield Slice(device, thread, piece.name or node.name or piece.kind, start, duration, args)
+
+
+class _Timed(NamedTuple):
+    """A stretch of time one thing took; picoseconds."""
+
+    name: str
+    kind: str
+    cost: Cost
+    start: int
+    end: int
 
 
 _MEMORY = frozenset({"alloc", "free"})

@@ -13,24 +13,43 @@ from emulation.cost.collectives import collective
 from emulation.cost.compute import kernel
 from emulation.cost.memory import local_copy
 from emulation.cost.p2p import message
-from emulation.graph import check_acyclic, check_devices
+from emulation.graph import WorkloadError, check_acyclic, check_devices
 from emulation.meetings import meetings
 from emulation.units import picoseconds
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from emulation.graph import Node, Workload
     from emulation.meetings import Meeting
-    from emulation.topology import Topology
+    from emulation.topology import DirectedLink, Topology
+
+
+class Deadlock(WorkloadError):
+    """Nodes that wait for one another for ever."""
 
 
 class Tasks:
     """The tasks of a workload on a topology.
 
+    Args:
+        workload: what is done.
+        topology: on what.
+        costs: of each node, where they are known already (a folded program); else the cost models are asked.
+        links: what the weights of these costs number; else the links of the topology.
+
     Raises:
         WorkloadError: the graph is wrong in itself or for this topology.
     """
 
-    def __init__(self, workload: Workload, topology: Topology) -> None:
+    def __init__(
+        self,
+        workload: Workload,
+        topology: Topology,
+        *,
+        costs: Sequence[Cost] = (),
+        links: Sequence[DirectedLink] | None = None,
+    ) -> None:
         check_devices(workload, topology.order)
         self.workload = workload
         self.topology = topology
@@ -38,8 +57,12 @@ class Tasks:
         """For each node, the nodes that must be done before it."""
         check_acyclic(workload, self.before)
         self.meetings: list[Meeting] = meetings(workload)
+        self.links: Sequence[DirectedLink] = topology.links if links is None else links
         known: dict[tuple[object, ...], Cost] = {}
-        self.costs = [_cost_once(meeting.action, topology, known) for meeting in self.meetings]
+        self.costs = [
+            costs[meeting.nodes[0]] if costs else _cost_once(meeting.action, topology, known)
+            for meeting in self.meetings
+        ]
         """Of each task."""
         self.task_of = [0] * len(workload.nodes)
         """For each node, its task."""
@@ -55,6 +78,25 @@ class Tasks:
             self.waiting[index] += len(earlier)
             for first in earlier:
                 self.later[self.task_of[first]].append(index)
+
+    def check_done(self, end: Sequence[int]) -> None:
+        """Refuse an evaluation in which some nodes never ended (-1).
+
+        Raises:
+            Deadlock: naming them, and what they wait for.
+        """
+        stuck = [node for node, at in enumerate(end) if at < 0]
+        if not stuck:
+            return
+        shown = []
+        label = self.workload.label
+        for node in stuck[:6]:
+            partners = [n for n in self.meetings[self.task_of[node]].nodes if n != node]
+            missing = [n for n in self.before[node] if end[n] < 0]
+            reason = missing or [n for p in partners for n in self.before[p] if end[n] < 0] or partners
+            shown.append(f"  {label(node)} waits for {', '.join(map(label, reason[:4]))}")
+        more = [f"  ... and {len(stuck) - 6} more"] if len(stuck) > 6 else []
+        raise Deadlock("\n".join([f"deadlock: {len(stuck)} nodes can never run", *shown, *more]))
 
     def describe(self, task: int) -> str:
         """How messages name a task."""
@@ -83,7 +125,7 @@ def node_cost(node: Node, topology: Topology) -> Cost:
 
 def _cost_once(node: Node, topology: Topology, known: dict[tuple[object, ...], Cost]) -> Cost:
     # Training repeats itself: equal nodes at other places in the graph cost the same.
-    what = (node.kind, node.op, node.devices, node.dtype, node.grade)
+    what = (node.kind, node.op, node.devices, node.dtype, node.family, node.shape, node.grade)
     key = (*what, node.nbytes, node.seconds, node.flops, node.cap, node.efficiency)
     found = known.get(key)
     if found is None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from emulation.evaluate import Result
     from emulation.graph import Workload
     from emulation.profile import Profile
+    from emulation.program import Program
     from harness.execution.assignment import Assignment
 
 SPANS = "spans.json"
@@ -123,7 +124,7 @@ class PredictionContext:
         self.results: list[Result] = []
         self._names: set[str] = set()
 
-    def simulate(self, workload: Workload, *, name: str = "") -> Result:
+    def simulate(self, workload: Workload | Program, *, name: str = "") -> Result:
         """Evaluate a workload graph on the profile and keep its timeline under `name`."""
         from emulation.evaluate import simulate
         from emulation.io import chrome_trace

@@ -1,0 +1,103 @@
+"""What every group of ranks pays for every part of a program, and who shares links with whom.
+
+A part of a program (see `emulation.program`) is done by many groups at once: a kernel by every rank alone, a collective
+by every row of the block, a transfer by every pair. Here each group gets its cost from the cost models, once for each
+distinct (block, part); the two evaluators of programs, folded and over ranks, start from these.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from emulation.evaluate.tasks import node_cost
+from emulation.graph import Node
+from emulation.program import part_node
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from emulation.cost import Cost
+    from emulation.program import Block, Item, Part, Program
+    from emulation.topology import Topology
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The groups that do one thing together, and what each pays."""
+
+    ranks: NDArray[np.int64]
+    """Shape [groups, members]; of a transfer, [pairs, 2]."""
+    costs: tuple[Cost, ...]
+    """Of each group; groups that pay the same over the same links share the object."""
+    action: Node
+    """What they do, as a node of the first group."""
+
+
+class Pricing:
+    """Costs of the items of a program on a topology; computed when first asked for, then kept.
+
+    Raises:
+        WorkloadError: a cost model lacks a figure or a way for a part.
+    """
+
+    def __init__(self, program: Program, topology: Topology) -> None:
+        self.program = program
+        self.topology = topology
+        self.models = [topology.model(device) for device in program.mesh.devices]
+        """Of each rank."""
+        self._known: dict[tuple[object, ...], Groups] = {}
+        self._kernels: dict[tuple[object, ...], Cost] = {}
+
+    def of(self, item: Item) -> list[Groups]:
+        """For each part of a chain, or for a transfer, an alloc or a free as a whole, its groups."""
+        if item.kind == "chain":
+            return [self._part(item.block, part) for part in item.parts]
+        if item.kind == "transfer":
+            return [self._transfer(item)]
+        return [self._memory(item)]
+
+    def _part(self, block: Block, part: Part) -> Groups:
+        key = (block, part)
+        if key not in self._known:
+            if part.kind == "collective":
+                ranks = block.ranks[block.groups(part.axes)]
+                costs = tuple(node_cost(part_node(part, self._names(row), ""), self.topology) for row in ranks.tolist())
+            else:
+                ranks = block.ranks[:, None]
+                costs = tuple(self._kernel(part, rank) for rank in block.ranks.tolist())
+            self._known[key] = Groups(ranks, costs, part_node(part, self._names(ranks[0].tolist()), ""))
+        return self._known[key]
+
+    def _kernel(self, part: Part, rank: int) -> Cost:
+        # Processors of one model are alike, but for what each has to itself: the links its kernels use.
+        device, model = self.program.mesh.devices[rank], self.models[rank]
+        host = device.split("/", 1)[0] if model.kind == "cpu" else ""
+        key = (part, id(model), host)
+        if key not in self._kernels:
+            self._kernels[key] = node_cost(part_node(part, (device,), ""), self.topology)
+        return self._kernels[key]
+
+    def _transfer(self, item: Item) -> Groups:
+        assert item.to is not None
+        key = (item.block, item.to, item.nbytes)
+        if key not in self._known:
+            ranks = np.stack([item.block.ranks, item.to.ranks], axis=1)
+            nodes = [Node(-1, "transfer", "", self._names(pair), "", (), item.nbytes) for pair in ranks.tolist()]
+            self._known[key] = Groups(ranks, tuple(node_cost(node, self.topology) for node in nodes), nodes[0])
+        return self._known[key]
+
+    def _memory(self, item: Item) -> Groups:
+        key = (item.block, item.kind, item.nbytes)
+        if key not in self._known:
+            ranks = item.block.ranks[:, None]
+            node = Node(-1, "alloc", "", self._names(ranks[0].tolist()), "", (), item.nbytes)
+            self._known[key] = Groups(ranks, (node_cost(node, self.topology),) * len(ranks), node)
+        return self._known[key]
+
+    def _names(self, ranks: Sequence[int]) -> tuple[str, ...]:
+        return tuple(self.program.mesh.devices[rank] for rank in ranks)

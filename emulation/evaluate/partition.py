@@ -1,0 +1,154 @@
+"""Which ranks, groups and links cannot be told apart: the coarsest equitable partition, by colour refinement.
+
+Ranks start alike if their hardware is. Then, round by round until nothing changes: groups are alike if their members
+are, at the same cost over alike links; ranks are alike if they belong to alike groups of everything; links are alike if
+alike groups move the same amounts over them. (The first step of Weisfeiler and Leman; McKay: Practical graph
+isomorphism, 1981.)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from emulation.evaluate.groups import Groups, Pricing
+    from emulation.topology import DirectedLink
+
+    Colours = NDArray[np.int64]
+    """Class of each of some things, numbered from 0."""
+
+
+class Partition:
+    """Classes of the ranks, groups and links of a program.
+
+    Args:
+        pricing: the program, its topology and costs.
+        distinct: the groups of every distinct part.
+    """
+
+    def __init__(self, pricing: Pricing, distinct: Sequence[Groups]) -> None:
+        self._topology = pricing.topology
+        self._distinct = distinct
+        models: dict[int, int] = {}
+        start = [models.setdefault(id(model), len(models)) for model in pricing.models]
+        self.ranks: Colours = np.array(start, dtype=np.int64)
+        """Class of each rank."""
+        self._incidences = [_Incidences(groups) for groups in distinct]
+        used = np.concatenate([np.zeros(0, np.int64), *(found.link for found in self._incidences)])
+        self._used = np.unique(used)
+        """Links that anything moves over, rising."""
+        self._links = self._kinds()
+        self._alike: dict[int, Colours] = {}
+        self._refine()
+
+    def alike(self, groups: Groups) -> Colours:
+        """Class of each group of a part, shape [groups], numbered by rising first member."""
+        return self._alike[id(groups)]
+
+    def link_classes(self) -> list[tuple[DirectedLink, int]]:
+        """For each link class its first link, and how many there are."""
+        _, first, counts = np.unique(self._links, return_index=True, return_counts=True)
+        numbers = self._used[first].tolist()
+        return [(self._topology.links[link], count) for link, count in zip(numbers, counts.tolist(), strict=True)]
+
+    def folded(self, amounts: Mapping[int, float]) -> tuple[tuple[int, float], ...]:
+        """Amounts per link as amounts per link class: what one link of the class carries."""
+        found: dict[int, float] = {}
+        for link, amount in sorted(amounts.items()):
+            found.setdefault(int(self._links[np.searchsorted(self._used, link)]), amount)
+        return tuple(sorted(found.items()))
+
+    def _kinds(self) -> Colours:
+        kinds: dict[tuple[object, ...], int] = {}
+        links = [self._topology.links[number] for number in self._used.tolist()]
+        found = [kinds.setdefault((link.kind, link.capacity), len(kinds)) for link in links]
+        return np.array(found, dtype=np.int64)
+
+    def _refine(self) -> None:
+        before = (-1, -1)
+        while before != (before := (self.ranks.max(initial=0), self._links.max(initial=0))) or not self._alike:
+            signatures = []
+            for groups, moved in zip(self._distinct, self._incidences, strict=True):
+                alike = self._group_classes(groups, moved)
+                self._alike[id(groups)] = alike
+                self._split_ranks(groups, alike)
+                signatures.append(moved.signature(alike, len(self._used), self._used))
+            if signatures:
+                self._links = _numbered(np.stack([self._links, *signatures], axis=1))
+
+    def _group_classes(self, groups: Groups, moved: _Incidences) -> Colours:
+        members = self.ranks[groups.ranks]
+        if groups.action.kind != "transfer":
+            members = np.sort(members, axis=1)
+        over = moved.over(self._links[np.searchsorted(self._used, moved.link)], len(groups.ranks))
+        return _numbered(np.concatenate([members, moved.price[:, None], over[:, None]], axis=1))
+
+    def _split_ranks(self, groups: Groups, alike: Colours) -> None:
+        met = np.full((len(self.ranks), 2), -1, dtype=np.int64)
+        for side in range(groups.ranks.shape[1]):
+            met[groups.ranks[:, side], 0] = alike
+            # Sender and receiver of one transfer are not alike; the ranks of a collective are.
+            met[groups.ranks[:, side], 1] = side if groups.action.kind == "transfer" else 0
+        self.ranks = _numbered(np.concatenate([self.ranks[:, None], met], axis=1))
+
+
+class _Incidences:
+    """Which group moves how much over which link, as parallel arrays."""
+
+    def __init__(self, groups: Groups) -> None:
+        prices: dict[tuple[object, ...], int] = {}
+        self.price: Colours = np.array(
+            [
+                prices.setdefault((c.fixed, c.work, c.cap, c.method, c.family, c.grade), len(prices))
+                for c in groups.costs
+            ],
+            dtype=np.int64,
+        )
+        """Groups that pay the same but for links have the same number."""
+        amounts: dict[str, int] = {}
+        rows = [
+            # Sums in another order differ in their last digits; what is equal to 12 is meant to be equal.
+            (place, link, amounts.setdefault(f"{amount:.12g}", len(amounts)))
+            for place, cost in enumerate(groups.costs)
+            for link, amount in cost.weights
+        ]
+        columns = np.array(rows, dtype=np.int64).reshape(-1, 3)
+        self.group, self.link, self.amount = columns.T
+
+    def over(self, links: Colours, count: int) -> Colours:
+        """For each group, a number for the link classes it moves over and how much; shape [count]."""
+        return _gathered(self.group, np.stack([links, self.amount], axis=1), count)
+
+    def signature(self, alike: Colours, count: int, used: Colours) -> Colours:
+        """For each used link, a number for the group classes that move over it and how much; shape [count]."""
+        place = np.searchsorted(used, self.link)
+        return _gathered(place, np.stack([alike[self.group], self.amount], axis=1), count)
+
+
+def _gathered(owner: Colours, rows: Colours, count: int) -> Colours:
+    """For each owner, a number for the multiset of its rows; equal multisets have equal numbers."""
+    kind = _numbered(rows) if len(rows) else np.zeros(0, dtype=np.int64)
+    order = np.lexsort((kind, owner))
+    owner, kind = owner[order], kind[order]
+    sets: dict[bytes, int] = {b"": 0}
+    found = np.zeros(count, dtype=np.int64)
+    ends = np.flatnonzero(np.diff(owner, append=-1)) + 1 if len(owner) else np.zeros(0, dtype=np.int64)
+    begin = 0
+    for end in ends.tolist():
+        found[owner[begin]] = sets.setdefault(kind[begin:end].tobytes(), len(sets))
+        begin = end
+    return found
+
+
+def _numbered(rows: Colours) -> Colours:
+    """A number for each row, equal for equal rows, by rising first appearance."""
+    _, first, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), dtype=np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[inverse.reshape(-1)]
