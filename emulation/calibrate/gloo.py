@@ -28,6 +28,8 @@ SIZES = tuple(2**power for power in range(6, 25, 2))
 """64 B to 16 MiB: from a loss to the gradients of a small model."""
 QUICK_SIZES = tuple(2**power for power in range(10, 23, 4))
 TIMEOUT = timedelta(seconds=60)
+PRODUCTS = 12
+"""Matrix products of 256 that are computed beside an all-reduce."""
 
 
 def measure(pool: Pool, ranks: int, *, rounds: int, sizes: Sequence[int] = SIZES) -> tuple[list[Series], list[str]]:
@@ -64,11 +66,11 @@ def group(worker: Worker, ranks: int) -> Any:
     import torch.distributed as dist
 
     torch.set_num_threads(1)
-    if ranks not in worker.groups:
+    name = f"group of {ranks}"
+    if name not in worker.kept:
         store = dist.FileStore(f"{worker.rendezvous}-{ranks}", ranks)
-        backend = dist.ProcessGroupGloo(store, worker.rank, ranks, timeout=TIMEOUT)
-        worker.groups[ranks] = backend
-    return worker.groups[ranks]
+        worker.kept[name] = dist.ProcessGroupGloo(store, worker.rank, ranks, timeout=TIMEOUT)
+    return worker.kept[name]
 
 
 def _times(worker: Worker, *, ranks: int, operations: list[str], sizes: list[int], rounds: int) -> dict[str, Any]:
@@ -136,3 +138,54 @@ def _call(op: str, backend: Any, rank: int, ranks: int, numbers: int) -> Callabl
         case _:
             other = torch.empty(numbers)
             return lambda: backend.alltoall_base(other, whole, [], []).wait()
+
+
+def overlap(pool: Pool, ranks: int, *, rounds: int, nbytes: int = 2**22) -> list[Series]:
+    """Matrix products alone, an all-reduce alone, and the products while the all-reduce is under way.
+
+    Raises:
+        ProbeError: a worker failed or hung.
+    """
+    answers = pool.run(_overlap, ranks, ranks=ranks, rounds=rounds, nbytes=nbytes)
+    series = []
+    for what in answers[0]:
+        samples = [max(values) for values in zip(*(answer[what] for answer in answers), strict=True)]
+        series.append(Series("overlap", {"what": what, "ranks": ranks, "bytes": nbytes}, samples))
+    return series
+
+
+def _overlap(worker: Worker, *, ranks: int, rounds: int, nbytes: int) -> dict[str, list[float]]:
+    import torch
+    import torch.distributed as dist
+
+    backend = group(worker, ranks)
+    gradients, left, right = torch.ones(nbytes // 4), torch.ones(256, 256), torch.ones(256, 256)
+    options = dist.AllreduceOptions()
+    options.reduceOp = dist.ReduceOp.MAX
+
+    def compute() -> None:
+        for _ in range(PRODUCTS):
+            torch.mm(left, right)
+
+    times: dict[str, list[float]] = {"compute": [], "all-reduce": [], "compute during all-reduce": [], "both": []}
+    for number in range(-2, rounds):
+        worker.meet(ranks)
+        stamps = [time.perf_counter()]
+        compute()
+        stamps.append(time.perf_counter())
+        worker.meet(ranks)
+        stamps.append(time.perf_counter())
+        backend.allreduce([gradients], options).wait()
+        stamps.append(time.perf_counter())
+        worker.meet(ranks)
+        stamps.append(time.perf_counter())
+        work = backend.allreduce([gradients], options)
+        compute()
+        stamps.append(time.perf_counter())
+        work.wait()
+        stamps.append(time.perf_counter())
+        if number >= 0:
+            spans = ((0, 1), (2, 3), (4, 5), (4, 6))
+            for what, (begin, end) in zip(times, spans, strict=True):
+                times[what].append(stamps[end] - stamps[begin])
+    return times

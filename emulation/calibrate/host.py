@@ -8,7 +8,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any
 
-from emulation.calibrate.sampling import Case, Series, sweep
+from emulation.calibrate.sampling import Case, Series, sweep, together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,6 +22,7 @@ TRAFFIC = 2**22
 """Bytes one sample copies at least."""
 PRODUCTS = ((16, 16, 16), (64, 64, 64), (128, 128, 128), (64, 512, 512), (256, 256, 256), (512, 512, 512))
 SOCKET_SIZES = (64, 2**10, 2**14, 2**18, 2**22)
+LISTENER = "listener"
 TOUCHED = 2**24
 """Bytes of fresh pages that are touched for the cost of a page."""
 
@@ -42,16 +43,6 @@ def products(pool: Pool, processes: int, *, rounds: int) -> list[Series]:
         ProbeError: a worker failed or hung.
     """
     return together(pool.run(_products, processes, processes=processes, rounds=rounds), processes)
-
-
-def together(answers: list[list[Series]], processes: int) -> list[Series]:
-    """The series of processes that worked side by side as one: each sample the mean over the processes."""
-    merged = []
-    for parts in zip(*answers, strict=True):
-        samples = [sum(values) / processes for values in zip(*(part.samples for part in parts), strict=True)]
-        labels = parts[0].labels | {"processes": processes}
-        merged.append(Series(parts[0].probe, labels, samples, parts[0].repeats))
-    return merged
 
 
 def pages(pool: Pool, *, rounds: int) -> list[Series]:
@@ -130,7 +121,7 @@ def _listen(worker: Worker) -> int:
     """Open the listening socket that `_echo` of this worker accepts from."""
     listener = socket.create_server(("127.0.0.1", 0))
     listener.settimeout(30)
-    worker.groups[0] = listener
+    worker.kept[LISTENER] = listener
     port: int = listener.getsockname()[1]
     return port
 
@@ -140,7 +131,7 @@ def _echo(worker: Worker, *, port: int, sizes: list[int], rounds: int) -> list[S
         with socket.create_connection(("127.0.0.1", port), timeout=30) as answering:
             _answer(answering)
         return []
-    with worker.groups.pop(0) as listener:
+    with worker.kept.pop(LISTENER) as listener:
         asking, _ = listener.accept()
     with asking:
         asking.settimeout(30)

@@ -31,10 +31,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from emulation.calibrate.sampling import Case
+from emulation.calibrate.sampling import Case, joined, sweep, together
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+
+    from emulation.calibrate.pool import Pool, Worker
+    from emulation.calibrate.sampling import Series
 
 NUMBER = 4
 """Bytes of a float32."""
@@ -63,8 +66,8 @@ MATMULS = (
     (1024, 1024),
 )
 """(outputs, inputs) of linear layers: square, wide and narrow, whole and divided."""
-ROWS = (32, 128, 512, 2048)
-"""Tokens that go through a linear layer."""
+ROWS = (64, 256, 1024, 2048)
+"""Tokens that go through a linear layer; fewer than these use a processor worse than their FLOP tell."""
 ATTENTION = ((4, 16, 16), (8, 64, 32), (16, 64, 64), (16, 128, 64), (32, 128, 32), (16, 256, 64), (8, 512, 64))
 """(batch x heads, sequence, width of a head)."""
 NUMBERS = (64, 2**10, 2**13, 2**15, 2**17, 2**19, 2**21)
@@ -75,6 +78,13 @@ TABLES = ((256, 64, 64), (1024, 128, 256), (2048, 256, 512), (8192, 256, 1024))
 """(rows of the table, width, tokens)."""
 LOGITS = ((32, 256), (256, 1024), (512, 2048), (1024, 8192))
 """(tokens, vocabulary)."""
+CROWD = "crowd"
+CROWD_TURNS = 2
+"""How often the numbers of processes are gone through: what drifts meanwhile touches all of them."""
+CROWD_SECONDS = 0.006
+"""About what a sample takes where processes run side by side; they do not wake up at the same moment."""
+CROWD_FLOPS, CROWD_BYTES = 3e8, 3e7
+"""Of the operators that are run side by side, at most."""
 PARAMETERS = (2**10, 2**13, 2**16, 2**19, 2**21, 2**23)
 
 
@@ -270,3 +280,54 @@ def _optimizers() -> Iterator[Operator]:
 
 def _leaf(torch: Any, *shape: int) -> Any:
     return torch.empty(*shape).uniform_(-1, 1).requires_grad_()
+
+
+def alone(pool: Pool, *, rounds: int, quick: bool = False) -> list[Series]:
+    """Every operator, in one process while the others sleep.
+
+    Raises:
+        ProbeError: the worker failed or hung.
+    """
+    return together(pool.run(_alone, quick=quick, rounds=rounds), 1)
+
+
+def crowded(pool: Pool, levels: Sequence[int], *, rounds: int) -> list[Series]:
+    """One operator of each family, on 1 process and on more at once, in turns.
+
+    Raises:
+        ProbeError: a worker failed or hung.
+    """
+    found: dict[int, list[list[Series]]] = {}
+    for _ in range(CROWD_TURNS):
+        for processes in levels:
+            answers = pool.run(_crowded, processes, processes=processes, rounds=max(2, rounds // CROWD_TURNS))
+            found.setdefault(processes, []).append(together(answers, processes))
+    return [series for turns in found.values() for series in joined(turns)]
+
+
+def _alone(worker: Worker, *, quick: bool, rounds: int) -> list[Series]:
+    return sweep("operators", cases(operators(quick=quick)), rounds=rounds, seed=worker.rank)
+
+
+def _crowded(worker: Worker, *, processes: int, rounds: int) -> list[Series]:
+    if CROWD not in worker.kept:
+        worker.kept[CROWD] = _forward_only(operators())
+    found: list[Series] = sweep(
+        "contention", worker.kept[CROWD], rounds=rounds, meet=lambda: worker.meet(processes), warmups=1
+    )
+    return found
+
+
+def _forward_only(found: list[Operator]) -> list[Case]:
+    """The forward pass of a middle-sized operator of each family, long enough for all processes to be at it at once."""
+    middle = {operator.family: operator for operator in found if _middling(operator)}
+    chosen = [case for case in cases(list(middle.values())) if case.before is None]
+    for case in chosen:
+        once = case.labels["flops"] / 5e10 + case.labels["bytes"] / 1e10
+        case.repeats = max(1, round(CROWD_SECONDS / once / case.executions))
+    return chosen
+
+
+def _middling(operator: Operator) -> bool:
+    flops, nbytes = operator.forward
+    return flops <= CROWD_FLOPS and nbytes <= CROWD_BYTES

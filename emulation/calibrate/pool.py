@@ -53,8 +53,8 @@ class Worker:
     """By number of processes less one."""
     rendezvous: str
     """File through which the gloo group finds itself."""
-    groups: dict[int, Any] = field(default_factory=dict)
-    """Number of ranks -> process group of the first so many ranks."""
+    kept: dict[str, Any] = field(default_factory=dict)
+    """What tasks keep for later tasks: process kept, servers, tensors."""
 
     def meet(self, ranks: int) -> None:
         """Wait until all of the first `ranks` workers are here."""
@@ -83,7 +83,7 @@ class Pool:
         with _environment(self._environment):
             for rank in range(self.count):
                 here, there = context.Pipe()
-                worker = Worker(rank, self.count, barriers, os.path.join(self._folder, "rendezvous"))
+                worker = Worker(rank, self.count, barriers, f"{self._folder}/rendezvous")
                 process = context.Process(target=_serve, args=(worker, there), daemon=True)
                 process.start()
                 there.close()

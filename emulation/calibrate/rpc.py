@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 SMALL, LARGE = 1024, 2**23
 LIMIT = 2**25
 """Bytes that gRPC lets one message have."""
+SERVER = "server"
 METHOD = "/calibrate.Echo/Call"
 
 
@@ -50,7 +51,7 @@ def _serve(worker: Worker, *, port: int) -> int:
     import grpc
 
     if port < 0:
-        worker.groups.pop(-1).stop(None).wait()
+        worker.kept.pop(SERVER).stop(None).wait()
         return 0
 
     class Echo(grpc.GenericRpcHandler):  # type: ignore[misc]
@@ -62,11 +63,11 @@ def _serve(worker: Worker, *, port: int) -> int:
     server = grpc.server(ThreadPoolExecutor(2), handlers=[Echo()], options=_options())
     found: int = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    worker.groups[-1] = server
+    worker.kept[SERVER] = server
     return found
 
 
-def _call(worker: Worker, *, port: int, rounds: int) -> list[Series]:
+def _call(_: Worker, *, port: int, rounds: int) -> list[Series]:
     import queue
 
     import grpc

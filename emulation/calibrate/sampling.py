@@ -141,8 +141,10 @@ def _prepare(case: Case, warmups: int) -> None:
 
 
 def _time(case: Case, meet: Callable[[], object] | None, *, repeats: int = 0) -> float:
-    """Seconds of one execution, after whichever case ran before: training, too, comes to an operator with caches full
-    of another's data."""
+    """Seconds of one execution, after whichever case ran before.
+
+    Training, too, comes to an operator with caches full of another's data.
+    """
     repeats = repeats or case.repeats
     if case.before:
         case.before()
@@ -153,6 +155,24 @@ def _time(case: Case, meet: Callable[[], object] | None, *, repeats: int = 0) ->
     for _ in range(repeats):
         action()
     return (time.perf_counter() - begin) / (repeats * case.executions)
+
+
+def together(answers: Sequence[Sequence[Series]], processes: int) -> list[Series]:
+    """The series of processes that worked side by side as one: each sample is the mean over the processes."""
+    merged = []
+    for parts in zip(*answers, strict=True):
+        samples = [sum(values) / processes for values in zip(*(part.samples for part in parts), strict=True)]
+        labels = parts[0].labels | {"processes": processes}
+        merged.append(Series(parts[0].probe, labels, samples, parts[0].repeats))
+    return merged
+
+
+def joined(turns: Sequence[Sequence[Series]]) -> list[Series]:
+    """Series of the same cases, taken in several turns, one after another."""
+    return [
+        Series(parts[0].probe, parts[0].labels, [s for part in parts for s in part.samples], parts[0].repeats)
+        for parts in zip(*turns, strict=True)
+    ]
 
 
 def clock_resolution(samples: int = 1000) -> float:
