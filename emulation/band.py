@@ -20,18 +20,28 @@ all           datasheet 0.05, 2 x       assumed: a peak is hardly exceeded, and 
 Along the critical path, d ln T = sum of share x d ln t: a family with half of the time contributes half of its width.
 Errors within one (family, grade) are taken to go together, those of different ones to be independent, so the
 contributions are added in quadrature. Bands are claims to be scored against measurements, not guarantees.
+
+The table is for models that nobody has held against measurements of the cluster. Where that was done, the profile has
+the quantiles of what they were off by (`residuals`), by family and work or for one collective table, and these are
+claimed instead.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from emulation.figures import weakest
+from emulation.residuals import spread_at
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from emulation.cost import Family
+    from emulation.cost import Cost, Family
     from emulation.figures import Grade
+    from emulation.profile import Profile
+    from emulation.residuals import Spread
 
 _PRIOR: dict[Family, tuple[float, float]] = {
     "host": (0.30, 0.30),
@@ -42,7 +52,7 @@ _PRIOR: dict[Family, tuple[float, float]] = {
 }
 
 
-def width(family: Family, grade: Grade) -> tuple[float, float]:
+def width(family: Family, grade: Grade) -> Spread:
     """Half-widths in log space (towards faster, towards slower) of one family of models at one grade."""
     if grade == "measured":
         return 0.10, 0.10
@@ -50,9 +60,24 @@ def width(family: Family, grade: Grade) -> tuple[float, float]:
     return (faster, slower) if grade == "prior" else (0.05, 2 * slower)
 
 
-def combined(shares: Mapping[tuple[Family, Grade], float]) -> tuple[float, float]:
+def claimed(cost: Cost, work: float, profile: Profile) -> Cost:
+    """The cost with the spread that the profile's residuals give its family for this much work (bytes, or FLOP).
+
+    A spread it has already is kept. Residuals say nothing of costs whose figures are of a weaker grade than their own.
+    """
+    if cost.spread is not None or not profile.residuals or not (cost.fixed or cost.work):
+        return cost
+    for known in profile.residuals:
+        if known.family == cost.family and weakest((known.grade, cost.grade)) == known.grade:
+            return replace(cost, spread=spread_at(known.stretches, work))
+    return cost
+
+
+def combined(shares: Mapping[tuple[Family, Grade, Spread | None], float]) -> Spread:
     """Half-widths of a total whose parts have these shares (of one)."""
-    parts = [(share, *width(family, grade)) for (family, grade), share in shares.items()]
-    faster = math.sqrt(sum((share * low) ** 2 for share, low, _ in parts))
-    slower = math.sqrt(sum((share * high) ** 2 for share, _, high in parts))
-    return faster, slower
+    sides: dict[tuple[Family, Grade], tuple[float, float]] = {}
+    for (family, grade, spread), share in shares.items():
+        low, high = spread or width(family, grade)
+        faster, slower = sides.get((family, grade), (0.0, 0.0))
+        sides[family, grade] = faster + share * low, slower + share * high
+    return math.hypot(*(low for low, _ in sides.values())), math.hypot(*(high for _, high in sides.values()))

@@ -1,26 +1,23 @@
-"""From group names to members: what a profile's `ends`, `pairs` and counts stand for, and whether they make sense.
-
-A mistake is reported as a `PydanticCustomError` whose context has `path`: the keys, below the model being validated,
-of the value to blame. A loader that knows lines can point at it.
-"""
+"""From group names to members: what a profile's `ends`, `pairs` and counts stand for, and whether they make sense."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from itertools import combinations
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel
-from pydantic_core import PydanticCustomError
+
+from emulation.pairing import WITHIN, paired
+from emulation.refusal import refuse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from emulation.figures import Figure
     from emulation.profile import CollectiveOption, DeviceGroup, Host, Link, NicGroup, Profile, SwitchGroup
+    from emulation.refusal import Path
 
-Path = tuple[str | int, ...]
 MAX_LINKS = 2_000_000
 CPU = "cpu"
 
@@ -31,19 +28,7 @@ class Wire(NamedTuple):
     left: str
     right: str
     link: Link
-
-
-def refuse(path: Path, message: str, word: str = "", choices: Iterable[str] = ()) -> NoReturn:
-    """Raise a validation error that blames `path`, with the nearest of `choices` to `word`.
-
-    Raises:
-        PydanticCustomError: always.
-    """
-    known = sorted(choices)
-    near = difflib.get_close_matches(word, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else f"; there is {', '.join(known[:8])}" if known else ""
-    context: dict[str, Any] = {"text": message + hint, "path": list(path)}
-    raise PydanticCustomError("profile", "{text}", context)
+    lanes: int
 
 
 def host_groups(host: Host) -> dict[str, int]:
@@ -132,33 +117,23 @@ def check_fabric(profile: Profile) -> None:
     Raises:
         PydanticCustomError: with the path of the first mistake.
     """
-    _check_unique(("fabric", "links"), [link.name for link in profile.fabric.links])
-    _check_unique(("fabric", "switches"), [switch.name for switch in profile.fabric.switches])
+    fabric = profile.fabric
+    _check_unique(("fabric", "links"), [link.name for link in fabric.links])
+    _check_unique(("fabric", "switches"), [switch.name for switch in fabric.switches])
+    if fabric.topology and (fabric.links or fabric.switches):
+        refuse(("fabric", "topology"), "a fabric is either a `topology` or `switches` and `links`")
     if wire_count(profile) > MAX_LINKS:
         refuse(("hosts",), f"this profile has {wire_count(profile):,} links; at most {MAX_LINKS:,} are possible")
-    home: dict[str, str] = {}
-
-    def root(name: str) -> str:
-        while (above := home.setdefault(name, name)) != name:
-            home[name] = home.setdefault(above, above)
-            name = above
-        return name
-
-    for wire in wires(profile):
-        home[root(wire.left)] = root(wire.right)
-    ends = [*_hosts_cpus(profile), *devices(profile)]
-    for name in ends:
-        if root(name) != root(ends[0]):
-            where: Path = ("hosts",) if "/" in name and not name.endswith("/cpu") else ("fabric",)
-            refuse(where, f"no chain of links joins {ends[0]!r} and {name!r}")
+    _check_joined(profile)
 
 
 def check_tables(profile: Profile) -> None:
-    """Refuse two measured tables of the same thing.
+    """Refuse two measured tables of the same thing, or two sets of residuals of one family.
 
     Raises:
         PydanticCustomError: with the path of the second.
     """
+    _check_unique(("residuals",), [residuals.family for residuals in profile.residuals])
     seen = set()
     for index, table in enumerate(profile.collective_tables):
         key = (table.op, table.ranks, table.hosts, table.link)
@@ -176,21 +151,28 @@ def wire_count(profile: Profile) -> int:
     for host in profile.hosts:
         groups = host_groups(host)
         total += host.count * sum(_count(link, groups) for link in host.links)
+    if profile.fabric.topology:
+        from emulation.topologies import ports, shape_of
+
+        shape = shape_of(profile, profile.fabric.topology)
+        return total + shape.trunks + sum(map(len, ports(profile, profile.fabric.topology.ends)))
     groups = _fabric_groups(profile)
     return total + sum(_count(link, groups) for link in profile.fabric.links)
 
 
-def wires(profile: Profile) -> Iterator[Wire]:
-    """Every link of the profile, hosts first, in the order of the document."""
-    for host in profile.hosts:
-        groups = host_groups(host)
-        for index in range(host.count):
-            for link in host.links:
-                for left, right in _joined(link, groups, ()):
-                    yield Wire(f"{host.name}{index}/{left}", f"{host.name}{index}/{right}", link)
+def host_wires(host: Host) -> Iterator[Wire]:
+    """Every link inside one host of a group, by the names of its members."""
+    groups = host_groups(host)
+    for link in host.links:
+        for left, right, factor in _joined(link, groups, ()):
+            yield Wire(left, right, link, link.lanes * factor)
+
+
+def fabric_wires(profile: Profile) -> Iterator[Wire]:
+    """Every link that `fabric.links` stands for, in the order of the document."""
     for index, link in enumerate(profile.fabric.links):
-        for left, right in _fabric_pairs(profile, link, ("fabric", "links", index)):
-            yield Wire(left, right, link)
+        for left, right, factor in _fabric_pairs(profile, link, ("fabric", "links", index)):
+            yield Wire(left, right, link, link.lanes * factor)
 
 
 def devices(profile: Profile) -> list[str]:
@@ -246,6 +228,52 @@ def figures(profile: Profile) -> Iterator[tuple[Path, Figure | CollectiveOption]
     return walk(profile, ())
 
 
+def _check_joined(profile: Profile) -> None:
+    """Hosts of a group are equal, so what is joined inside one is found once; then the fabric joins these parts."""
+    home: dict[str, str] = {}
+    parts = {host.name: _parts(host) for host in profile.hosts}
+
+    def part(name: str) -> str:
+        head, _, member = name.partition("/")
+        group = parts.get(head.rstrip("0123456789"))
+        return f"{head}/{group[member]}" if group and head != "fabric" else name
+
+    for left, right in _fabric_ends(profile):
+        home[_root(home, part(left))] = _root(home, part(right))
+    first = next(iter(_hosts_cpus(profile)))
+    root = _root(home, part(first))
+    for name in (*_hosts_cpus(profile), *devices(profile)):
+        if _root(home, part(name)) != root:
+            where: Path = ("hosts",) if "/" in name and not name.endswith("/cpu") else ("fabric",)
+            refuse(where, f"no chain of links joins {first!r} and {name!r}")
+
+
+def _fabric_ends(profile: Profile) -> Iterator[tuple[str, str]]:
+    if profile.fabric.topology:
+        from emulation.topologies import ports
+
+        for names in ports(profile, profile.fabric.topology.ends):
+            yield from ((name, "fabric") for name in names)
+    for wire in fabric_wires(profile):
+        yield wire.left, wire.right
+
+
+def _parts(host: Host) -> dict[str, str]:
+    """Member of a host -> a member that stands for all it is joined to inside the host."""
+    home: dict[str, str] = {}
+    for wire in host_wires(host):
+        home[_root(home, wire.left)] = _root(home, wire.right)
+    groups = host_groups(host)
+    return {member: _root(home, member) for name in groups for member in members(name, groups)}
+
+
+def _root(home: dict[str, str], name: str) -> str:
+    while (above := home.setdefault(name, name)) != name:
+        home[name] = home.setdefault(above, above)
+        name = above
+    return name
+
+
 def _hosts_cpus(profile: Profile) -> list[str]:
     return [f"{name}/{CPU}" for name in profile.host_names()]
 
@@ -260,11 +288,15 @@ def _count(link: Link, groups: Mapping[str, int]) -> int:
     if link.pairs or len(link.ends) != 2:
         return len(link.pairs)
     left, right = (groups.get(end, 1) for end in link.ends)
-    return left * (left - 1) // 2 if link.pairing == "mesh" else left if link.pairing == "index" else left * right
+    if link.pairing == "mesh":
+        return left * (left - 1) // 2
+    if link.pairing in {"block", "cube-mesh"}:
+        return max(left, right) * (2 if link.pairing == "cube-mesh" else 1)
+    return left if link.pairing in {"index", "ring"} else left * right
 
 
-def _joined(link: Link, groups: Mapping[str, int], path: Path) -> Iterator[tuple[str, str]]:
-    """Pairs of members of one host that a link joins."""
+def _joined(link: Link, groups: Mapping[str, int], path: Path) -> Iterator[tuple[str, str, int]]:
+    """Pairs of members of one host that a link joins, each with what its lanes are multiplied by."""
     if bool(link.pairs) == bool(link.ends):
         refuse(path, f"link {link.name!r} needs either `ends` or `pairs`")
     for index, pair in enumerate(link.pairs):
@@ -273,34 +305,23 @@ def _joined(link: Link, groups: Mapping[str, int], path: Path) -> Iterator[tuple
         for end in pair:
             if members(end, groups) != [end]:
                 refuse((*path, "pairs", index), f"no member {end!r} in this host", end, _every_member(groups))
-        yield pair[0], pair[1]
+        yield pair[0], pair[1], 1
     if link.ends:
         sides = [members(end, groups) for end in _two_ends(link, path)]
         for index, side in enumerate(sides):
             if not side:
                 refuse((*path, "ends", index), f"no group {link.ends[index]!r} in this host", link.ends[index], groups)
-        yield from _paired(link, sides[0], sides[1], path)
+        yield from paired(link.pairing, sides[0], sides[1], path)
 
 
 def _two_ends(link: Link, path: Path) -> list[str]:
     if len(link.ends) != 2:
         refuse((*path, "ends"), f"link {link.name!r} needs two ends")
-    if (link.ends[0] == link.ends[1]) != (link.pairing == "mesh"):
-        refuse((*path, "pairing"), "`mesh` is for a group with itself, `all` and `index` for two groups")
+    if (link.ends[0] == link.ends[1]) != (link.pairing in WITHIN):
+        known = f"`{link.pairing}` is for " + ("a group with itself" if link.pairing in WITHIN else "two groups")
+        within = ", ".join(f"`{name}`" for name in WITHIN)
+        refuse((*path, "pairing"), f"{known}; {within} join members of one group, the others two groups")
     return link.ends
-
-
-def _paired(link: Link, left: list[str], right: list[str], path: Path) -> Iterator[tuple[str, str]]:
-    if link.pairing == "mesh":
-        if len(left) < 2:
-            refuse((*path, "ends"), f"a mesh needs two members; {link.ends[0]!r} has one")
-        yield from combinations(left, 2)
-    elif link.pairing == "index":
-        if len(left) != len(right):
-            refuse((*path, "pairing"), f"`index` needs groups of one size, not {len(left)} and {len(right)}")
-        yield from zip(left, right, strict=True)
-    else:
-        yield from ((a, b) for a in left for b in right)
 
 
 def _fabric_groups(profile: Profile) -> dict[str, int]:
@@ -324,7 +345,7 @@ def _fabric_members(profile: Profile, name: str) -> list[str]:
     ]
 
 
-def _fabric_pairs(profile: Profile, link: Link, path: Path) -> Iterator[tuple[str, str]]:
+def _fabric_pairs(profile: Profile, link: Link, path: Path) -> Iterator[tuple[str, str, int]]:
     if link.pairs or not link.ends:
         refuse(path, f"fabric link {link.name!r} needs `ends`")
     sides = [_fabric_members(profile, end) for end in _two_ends(link, path)]
@@ -334,11 +355,11 @@ def _fabric_pairs(profile: Profile, link: Link, path: Path) -> Iterator[tuple[st
             refuse((*path, "ends", index), f"no group {end!r} in any host or the fabric", end, _fabric_groups(profile))
     if link.pairing == "index" and len(sides[0]) % len(sides[1]) == 0:
         # Rails: adapter k of every host is joined to switch k.
-        yield from ((name, sides[1][index % len(sides[1])]) for index, name in enumerate(sides[0]))
+        yield from ((name, sides[1][index % len(sides[1])], 1) for index, name in enumerate(sides[0]))
         return
-    for left, right in _paired(link, sides[0], sides[1], path):
-        if left.split("/")[0] != right.split("/")[0]:
-            yield left, right
+    for left, right, factor in paired(link.pairing, sides[0], sides[1], path):
+        if left.split("/")[0] != right.split("/")[0] or left.startswith("fabric/"):
+            yield left, right, factor
 
 
 def _every_member(groups: Mapping[str, int]) -> list[str]:

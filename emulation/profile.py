@@ -16,9 +16,9 @@ import hashlib
 import json
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from emulation import layout
 from emulation.figures import (
@@ -35,6 +35,8 @@ from emulation.figures import (
     corrected,
     weakest,
 )
+from emulation.refusal import refuse
+from emulation.residuals import FamilyResiduals, Residuals, check_rising
 from emulation.units import Bytes, Duration, Fraction, Strict
 
 if TYPE_CHECKING:
@@ -139,19 +141,9 @@ class SwitchGroup(Strict):
     count: int = Field(default=1, ge=1, le=4096)
 
 
-class Link(Strict):
-    """Full-duplex links of one kind between two groups; each direction has the whole rate.
+class Wiring(Strict):
+    """What a full-duplex link can do; each direction has the whole rate."""
 
-    Give `ends` (two group names, joined as `pairing` says) or `pairs` (members by name, `[gpu0, gpu3]`).
-    """
-
-    name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")
-    kind: LinkKind
-    ends: list[str] = Field(default_factory=list, max_length=2)
-    pairing: Literal["all", "index", "mesh"] = "all"
-    """`all`: every member of one with every member of the other; `index`: the n-th with the n-th; `mesh`: every two
-    members of one group (`ends` names it twice)."""
-    pairs: list[list[str]] = Field(default_factory=list)
     rate: RateFigure
     """Per lane and direction."""
     lanes: int = Field(default=1, ge=1, le=64)
@@ -161,13 +153,34 @@ class Link(Strict):
     @property
     def capacity(self) -> float:
         """Bytes per second that payload gets in one direction."""
-        return self.rate.value * self.lanes * (self.efficiency.value if self.efficiency else 1.0)
+        return self.over(self.lanes)
+
+    def over(self, lanes: int) -> float:
+        """The same over this many lanes."""
+        return self.rate.value * lanes * (self.efficiency.value if self.efficiency else 1.0)
 
     @property
     def grade(self) -> Grade:
         """Weakest of the corrected rate and the latency."""
         rate = corrected(self.rate.grade, self.efficiency.grade) if self.efficiency else self.rate.grade
         return weakest((rate, self.latency.grade))
+
+
+class Link(Wiring):
+    """Full-duplex links of one kind between two groups.
+
+    Give `ends` (two group names, joined as `pairing` says) or `pairs` (members by name, `[gpu0, gpu3]`).
+    """
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")
+    kind: LinkKind
+    ends: list[str] = Field(default_factory=list, max_length=2)
+    pairing: Literal["all", "index", "block", "mesh", "ring", "cube-mesh"] = "all"
+    """Of two groups, `all`: every member of one with every member of the other; `index`: the n-th with the n-th;
+    `block`: consecutive members of the larger share one of the smaller. Of one group (`ends` names it twice), `mesh`:
+    every two members; `ring`: each with the next; `cube-mesh`: eight as a hybrid cube mesh, some with twice the
+    lanes."""
+    pairs: list[list[str]] = Field(default_factory=list)
 
 
 class Rpc(Strict):
@@ -241,11 +254,58 @@ class Host(Strict):
         return self
 
 
-class Fabric(Strict):
-    """What joins hosts: switches, and links whose ends are groups of any host or these switches."""
+class FabricWiring(Wiring):
+    """Links of a fabric's topology."""
 
+    kind: LinkKind = "network"
+
+
+class FabricTopology(Strict):
+    """A fabric by its shape: switches and links follow from the number of hosts (`emulation.topologies`).
+
+    Switches are `fabric/switch0`, `fabric/leaf3`, `fabric/spine0`, `fabric/core7` or `fabric/router5`.
+    """
+
+    kind: Literal["flat", "leaf-spine", "fat-tree", "torus"]
+    ends: str = "nic"
+    """The group of the hosts' ports that hang on it."""
+    link: FabricWiring
+    """From a port to its switch, and between switches if there is no `trunk`."""
+    trunk: FabricWiring | None = None
+    """Between switches."""
+    leaf_ports: int | None = Field(default=None, ge=1, le=4096)
+    """Ports of a leaf that lead to hosts."""
+    oversubscription: float = Field(default=1, ge=1)
+    """Host ports of a leaf per uplink of it."""
+    spines: int | None = Field(default=None, ge=1, le=4096)
+    """Spines (of a pod); absent: as many as a leaf has uplinks. With fewer, each uplink is several lanes wide."""
+    rails: bool = False
+    """The n-th ports of all hosts of a unit (as many hosts as a leaf has ports) share a leaf."""
+    levels: Literal[2, 3] = 2
+    """Of a fat tree: leaves and spines, or pods of them under cores."""
+    pod_leaves: int | None = Field(default=None, ge=1, le=4096)
+    """Leaves of a pod."""
+    shape: list[Annotated[int, Field(ge=2, le=65536)]] | None = Field(default=None, min_length=1, max_length=3)
+    """Of a torus: routers in each dimension."""
+
+
+class Fabric(Strict):
+    """What joins hosts: a `topology`, or switches and links whose ends are groups of any host or these switches."""
+
+    topology: FabricTopology | None = None
     switches: list[SwitchGroup] = Field(default_factory=list)
     links: list[Link] = Field(default_factory=list)
+
+
+class PinnedRoute(Strict):
+    """A route that is not left to be found: `{from: host0/gpu0, to: host1/gpu0, via: [host0/nic1, ...]}`."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    source: str = Field(alias="from")
+    target: str = Field(alias="to")
+    via: list[str] = Field(default_factory=list)
+    """Every member between the two ends, in order; each is joined to the next by a link."""
 
 
 class CollectiveOption(Strict):
@@ -289,25 +349,20 @@ class CollectiveTable(Figure):
     link: LinkKind
     """Kind of the farthest link within the group."""
     points: list[TablePoint] = Field(min_length=1)
+    residuals: list[Residuals] = Field(default_factory=list)
+    """What readings of it were off by, by bytes; absent: the band of the grade."""
 
     @model_validator(mode="after")
     def _rising(self) -> CollectiveTable:
         for index, (left, right) in enumerate(pairwise(self.points), start=1):
             if left.bytes >= right.bytes:
-                layout.refuse(("points", index, "bytes"), "the points of a table must have rising, distinct `bytes`")
+                refuse(("points", index, "bytes"), "the points of a table must have rising, distinct `bytes`")
             if left.time > right.time:
-                layout.refuse(("points", index, "time"), "more bytes cannot take less time; fit the table to the sweep")
+                refuse(("points", index, "time"), "more bytes cannot take less time; fit the table to the sweep")
         if self.ranks % self.hosts:
-            layout.refuse(("hosts",), f"{self.ranks} ranks cannot be spread equally over {self.hosts} hosts")
+            refuse(("hosts",), f"{self.ranks} ranks cannot be spread equally over {self.hosts} hosts")
+        check_rising(self.residuals)
         return self
-
-
-class Residuals(Strict):
-    """Quantiles of ln(measured / fitted) on measurements that the fit did not see."""
-
-    q10: float
-    q50: float
-    q90: float
 
 
 class Calibration(Strict):
@@ -316,10 +371,11 @@ class Calibration(Strict):
     digest: str = Field(pattern=r"^[0-9a-f]{64}$")
     """SHA-256 of that file."""
     date: str
+    """When it began, ISO 8601, UTC."""
     machine: str
+    """What was measured: processor, cores, system."""
     file: str
-    residuals: dict[str, Residuals] = Field(default_factory=dict)
-    """By family of cost models: `compute`, `memory`, `p2p`, `collective`."""
+    """Name of the file of raw samples, in the profile's folder."""
 
 
 @dataclass(frozen=True)
@@ -347,9 +403,12 @@ class Profile(Strict):
     models: dict[str, DeviceModel] = Field(min_length=1)
     hosts: list[Host] = Field(min_length=1)
     fabric: Fabric = Field(default_factory=Fabric)
+    routes: list[PinnedRoute] = Field(default_factory=list)
     collectives: list[CollectiveOption] = Field(default_factory=list)
     collective_tables: list[CollectiveTable] = Field(default_factory=list)
     """Measured times; where one fits the group it is used instead of `collectives`."""
+    residuals: list[FamilyResiduals] = Field(default_factory=list)
+    """What families of models were off by where that was measured; absent: the band of the grade."""
     fragmentation: FractionFigure
     """Part of a device's memory the allocator cannot use."""
     calibration: Calibration | None = None
@@ -361,6 +420,10 @@ class Profile(Strict):
         layout.check_one_sided(self)
         layout.check_models(self)
         layout.check_fabric(self)
+        if self.routes:
+            from emulation.topology import check_routes
+
+            check_routes(self)
         layout.check_tables(self)
         return self
 

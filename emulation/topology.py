@@ -1,8 +1,12 @@
-"""Ports, links and routes: a profile as a graph.
+"""Ports, links and routes: a profile as something that can be asked for the way from one device to another.
 
 Every full-duplex link of the profile becomes two directed ones. A route is the chain of directed links a message takes
 from one device to another: the one over which 1 MiB would arrive first, hop by hop. Accelerators do not forward other
-devices' traffic, so a route passes through switches, adapters and host processors only.
+devices' traffic, so a route passes through switches, adapters and host processors only, and through no third host.
+
+Hosts of one group are equal: ways inside a host are found once per group (`Template`), and those between hosts are the
+fabric's business (`emulation.fabric`). Links are numbered by arithmetic and made when somebody looks at them, so that
+2,048 hosts cost little more than two: memories first, then host by host, then the fabric.
 
 Each host also has a *memory* link: whatever is copied on the host, or read and written there by an adapter, shares its
 bandwidth.
@@ -10,35 +14,27 @@ bandwidth.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from emulation import layout
+from emulation.fabric import DirectedLink, Explicit, Flow, Woven, directed
 from emulation.figures import weakest
-from emulation.units import picoseconds
+from emulation.refusal import refuse
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable
 
     from emulation.figures import Grade
     from emulation.profile import DeviceModel, Host, LinkKind, Profile
 
-PROBE_BYTES = 2**20
+__all__ = ["KINDS", "DirectedLink", "Route", "Topology"]
+
 KINDS: tuple[LinkKind, ...] = ("nvlink", "cpu", "pcie", "network")
 """From near to far: a step of a collective costs what its farthest link does."""
-
-
-class DirectedLink(NamedTuple):
-    """One direction of a link, or a host's memory."""
-
-    name: str
-    kind: LinkKind | str
-    capacity: float
-    """Payload bytes per second."""
-    latency: int
-    """Picoseconds."""
-    grade: Grade
 
 
 @dataclass(frozen=True)
@@ -53,46 +49,157 @@ class Route:
     grade: Grade
 
 
-@dataclass
-class Topology:
-    """The links of a profile and the routes over them; routes are found once and kept."""
+class Inner(NamedTuple):
+    """A way inside a host."""
 
-    profile: Profile
-    links: list[DirectedLink] = field(default_factory=list)
-    memory: dict[str, int] = field(default_factory=dict)
-    """Host name -> number of its memory link."""
-    direct: dict[tuple[str, str], int] = field(default_factory=dict)
-    """(from, to) -> number of the link that joins them; of parallel ones the fastest."""
-    lanes: dict[tuple[str, str], int] = field(default_factory=dict)
-    _graph: Any = None
-    _paths: dict[str, Any] = field(default_factory=dict)
-    _routes: dict[tuple[str, str], Route] = field(default_factory=dict)
-    order: dict[str, int] = field(default_factory=dict)
-    """Name of each processor -> its place; equal for every permutation of ranks."""
+    seconds: float
+    """How long the probe takes over it."""
+    links: tuple[int, ...]
+    """By their numbers in the template."""
 
-    def __post_init__(self) -> None:
-        for name in self.profile.host_names():
-            model = self.profile.models[self.profile.host(name).cpu]
-            self.memory[name] = len(self.links)
-            peak = model.memory_bandwidth.peak
-            self.links.append(DirectedLink(f"{name}/memory", "memory", peak.value, 0, peak.grade))
-        for wire in layout.wires(self.profile):
-            for ends in ((wire.left, wire.right), (wire.right, wire.left)):
-                self._join(ends, wire.link)
-        self.order = {name: number for number, name in enumerate(layout.processors(self.profile))}
 
-    def _join(self, ends: tuple[str, str], link: Any) -> None:
-        known = self.direct.get(ends)
+class Template:
+    """What is equal in all hosts of a group: links by number, and the ways over them by members' short names."""
+
+    def __init__(self, group: Host) -> None:
+        self.group = group
+        self.links: list[DirectedLink] = []
+        self.direct: dict[tuple[str, str], int] = {}
+        """(from, to) -> number of the link that joins them; of parallel ones the fastest."""
+        self.lanes: dict[tuple[str, str], int] = {}
+        self.devices = {f"{device.name}{n}": device.model for device in group.devices for n in range(device.count)}
+        groups = layout.host_groups(group)
+        self.members = [member for name in groups for member in layout.members(name, groups)]
+        self._graph: Any = None
+        self._ways: dict[str, dict[str, Inner]] = {}
+        for wire in layout.host_wires(group):
+            for left, right in ((wire.left, wire.right), (wire.right, wire.left)):
+                self._add(left, right, directed(left, right, wire.link, wire.link.kind, wire.lanes), wire.lanes)
+
+    def _add(self, left: str, right: str, link: DirectedLink, lanes: int) -> None:
+        known = self.direct.get((left, right))
         if known is not None and self.links[known].capacity >= link.capacity:
             return
-        self.direct[ends] = len(self.links)
-        self.lanes[ends] = link.lanes
-        latency = picoseconds(link.latency.value)
-        self.links.append(DirectedLink(f"{ends[0]}>{ends[1]}", link.kind, link.capacity, latency, link.grade))
+        self.direct[left, right] = len(self.links)
+        self.lanes[left, right] = lanes
+        self.links.append(link)
+
+    def ways(self, src: str) -> dict[str, Inner]:
+        """From one member to every other that can be reached without passing through an accelerator."""
+        import networkx
+
+        if src in self._ways:
+            return self._ways[src]
+        if self._graph is None:
+            self._graph = networkx.DiGraph(list(self.direct))
+        found = {src: Inner(0.0, ())}
+        if src in self._graph:
+
+            def seconds(left: str, right: str, _: object) -> float | None:
+                return None if left != src and left in self.devices else self.links[self.direct[left, right]].seconds
+
+            distance, paths = networkx.single_source_dijkstra(self._graph, src, weight=seconds)
+            for name, path in paths.items():
+                found[name] = Inner(distance[name], tuple(self.direct[pair] for pair in pairwise(path)))
+        self._ways[src] = found
+        return found
+
+
+class Exit(NamedTuple):
+    """A way out of one host and into another: inside the first to a port, and from a port inside the other."""
+
+    seconds: float
+    """Inside both."""
+    out: tuple[int, ...]
+    leaving: str
+    arriving: str
+    into: tuple[int, ...]
+
+
+class Links(Sequence[DirectedLink]):
+    """All directed links by number, made when they are looked at and kept."""
+
+    def __init__(self, count: int, make: Callable[[int], DirectedLink]) -> None:
+        self._count = count
+        self._make = make
+        self._made: dict[int, DirectedLink] = {}
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, number: Any) -> Any:
+        made = self._made.get(number)
+        if made is None:
+            if not 0 <= number < self._count:
+                raise IndexError(number)
+            made = self._made[number] = self._make(number)
+        return made
+
+
+@dataclass
+class Topology:
+    """The links of a profile and the routes over them; routes are found once and kept.
+
+    Args:
+        profile: the cluster.
+        seed: of the choice among equal ways of the fabric. A fabric without such choices has one answer.
+    """
+
+    profile: Profile
+    seed: int = 0
+    links: Sequence[DirectedLink] = field(init=False, repr=False)
+    memory: dict[str, int] = field(init=False, repr=False)
+    """Host name -> number of its memory link."""
+    order: dict[str, int] = field(init=False, repr=False)
+    """Name of each processor -> its place; equal for every permutation of ranks."""
+    fabric: Woven | Explicit = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        profile = self.profile
+        self.memory = {name: number for number, name in enumerate(profile.host_names())}
+        self.order = {name: number for number, name in enumerate(layout.processors(profile))}
+        self._templates = [Template(group) for group in profile.hosts]
+        self._hosts: dict[str, tuple[int, int]] = {}
+        self._starts: list[tuple[int, int]] = []
+        number = len(self.memory)
+        for index, template in enumerate(self._templates):
+            self._starts.append((number, index))
+            for host in range(template.group.count):
+                self._hosts[f"{template.group.name}{host}"] = (index, number)
+                number += len(template.links)
+        self._fabric_start = number
+        topology = profile.fabric.topology
+        self.fabric = Woven(profile, topology) if topology else Explicit(profile)
+        self.links = Links(number + len(self.fabric), self._make)
+        self._names = list(self.memory)
+        self._exits: dict[tuple[int, str, int, str], list[Exit]] = {}
+        self._ports = [self._on_fabric(template) for template in self._templates]
+        self._routes: dict[tuple[str, str, str], Route] = {}
+        self._pinned = {(pin.source, pin.target): pin.via for pin in profile.routes}
+
+    def _make(self, number: int) -> DirectedLink:
+        if number < len(self._names):
+            name = self._names[number]
+            peak = self.profile.models[self.host(name).cpu].memory_bandwidth.peak
+            return DirectedLink(f"{name}/memory", "memory", peak.value, 0, peak.grade)
+        if number >= self._fabric_start:
+            return self.fabric.link(number - self._fabric_start)
+        start, index = next(one for one in reversed(self._starts) if number >= one[0])
+        template = self._templates[index]
+        host, local = divmod(number - start, len(template.links))
+        link = template.links[local]
+        left, right = link.name.split(">")
+        here = f"{template.group.name}{host}"
+        return link._replace(name=f"{here}/{left}>{here}/{right}")
 
     def host(self, device: str) -> Host:
-        """The host a device is in."""
-        return self.profile.host(device)
+        """The host a device is in.
+
+        Raises:
+            ValueError: no such host; the message has the nearest name.
+        """
+        known = self._hosts.get(device.partition("/")[0])
+        return self._templates[known[0]].group if known else self.profile.host(device)
 
     def model(self, device: str) -> DeviceModel:
         """The model of a processor.
@@ -102,53 +209,163 @@ class Topology:
         """
         if device not in self.order:
             raise ValueError(f"the cluster has no device {device!r}")
-        host, short = self.host(device), device.split("/", 1)[1]
-        if short == layout.CPU:
-            return self.profile.models[host.cpu]
-        return self.profile.models[next(d.model for d in host.devices if d.name == short.rstrip("0123456789"))]
+        head, short = device.split("/", 1)
+        template = self._templates[self._hosts[head][0]]
+        return self.profile.models[template.group.cpu if short == layout.CPU else template.devices[short]]
 
     def is_host(self, device: str) -> bool:
         """Whether a device is a host's own processor, whose memory is the host's."""
         return device.endswith(f"/{layout.CPU}")
 
-    def route(self, src: str, dst: str) -> Route:
+    def lanes(self, left: str, right: str) -> int:
+        """Lanes of the link that joins two members of one host; 0 where none does."""
+        (head, one), (other, two) = left.split("/", 1), right.split("/", 1)
+        return self._templates[self._hosts[head][0]].lanes.get((one, two), 0) if head == other else 0
+
+    def joining(self, left: str, right: str) -> int | None:
+        """Number of the directed link from one member of the cluster to another; None where there is none."""
+        (head, _, one), (other, _, two) = left.partition("/"), right.partition("/")
+        if head == other and head in self._hosts:
+            index, start = self._hosts[head]
+            local = self._templates[index].direct.get((one, two))
+            return None if local is None else start + local
+        number = self.fabric.joining(left, right)
+        return None if number is None else self._fabric_start + number
+
+    def link_number(self, name: str) -> int:
+        """Number of the directed link `host0/gpu0>host0/nvswitch0`, or of the memory `host0/memory`.
+
+        Raises:
+            ValueError: there is none; the message has the nearest name.
+        """
+        left, arrow, right = name.partition(">")
+        number = self.joining(left, right) if arrow else self.memory.get(left.removesuffix("/memory"))
+        if number is None or self.links[number].name != name:
+            near = difflib.get_close_matches(name, self._near(left, arrow), n=1, cutoff=0.0)
+            raise ValueError(f"the cluster has no link {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        return number
+
+    def next_to(self, name: str) -> list[str]:
+        """Members that a link leads to from this one."""
+        head, _, short = name.partition("/")
+        inner: list[str] = []
+        if head in self._hosts:
+            inner = [f"{head}/{b}" for a, b in self._templates[self._hosts[head][0]].direct if a == short]
+        return [*inner, *self.fabric.next_to(name)]
+
+    def _near(self, left: str, arrow: str) -> Iterable[str]:
+        if not arrow:
+            return [f"{host}/memory" for host in self.memory]
+        near = self.next_to(left)
+        if not near:
+            heads = difflib.get_close_matches(left.partition("/")[0], self._hosts, n=1, cutoff=0.0)
+            members = [f"{head}/{member}" for head in heads for member in self._templates[0].members]
+            left = next(iter(difflib.get_close_matches(left, members, n=1, cutoff=0.0)), left)
+            near = self.next_to(left)
+        return [f"{left}>{right}" for right in near]
+
+    def route(self, src: str, dst: str, label: str = "") -> Route:
         """The way from one device to another; no links at all from a device to itself.
+
+        Args:
+            src: name of a processor.
+            dst: the same.
+            label: of the flow; flows of other labels may take other ones of equal ways.
 
         Raises:
             ValueError: no chain of links joins them.
         """
-        key = (src, dst)
-        if key not in self._routes:
-            self._routes[key] = self._find(src, dst)
-        return self._routes[key]
+        key = (src, dst, label)
+        found = self._routes.get(key)
+        if found is None:
+            found = self._routes[key] = self._find(src, dst, label)
+        return found
 
-    def _find(self, src: str, dst: str) -> Route:
+    def _find(self, src: str, dst: str, label: str) -> Route:
         if src == dst:
             return Route((), 0, "cpu", "measured")
-        hops = self._shortest(src).get(dst)
-        if hops is None:
-            raise ValueError(f"no chain of links leads from {src!r} to {dst!r} without passing through an accelerator")
-        numbers = tuple(self.direct[pair] for pair in pairwise(hops))
+        if (src, dst) in self._pinned:
+            hops = [src, *self._pinned[src, dst], dst]
+            numbers = tuple(number for pair in pairwise(hops) if (number := self.joining(*pair)) is not None)
+        else:
+            numbers = self._shortest(src, dst, label)
         links = [self.links[number] for number in numbers]
         kind = max((link.kind for link in links), key=lambda kind: KINDS.index(kind))
         latency = sum(link.latency for link in links)
         return Route(numbers, latency, kind, weakest(link.grade for link in links))  # type: ignore[arg-type]
 
-    def _shortest(self, src: str) -> dict[str, Sequence[str]]:
-        import networkx
+    def _shortest(self, src: str, dst: str, label: str) -> tuple[int, ...]:
+        (head, _, one), (other, _, two) = src.partition("/"), dst.partition("/")
+        (index, start), (index_two, start_two) = self._place(head, src), self._place(other, dst)
+        best, found = float("inf"), None
+        inner = self._templates[index].ways(one).get(two) if head == other else None
+        if inner is not None:
+            best = inner.seconds
+        for exit in self._ways_out(index, one, index_two, two):
+            if exit.seconds + self.fabric.least >= best:
+                break
+            leaving, arriving = f"{head}/{exit.leaving}", f"{other}/{exit.arriving}"
+            if leaving == arriving or not (self.fabric.hangs(leaving) and self.fabric.hangs(arriving)):
+                continue
+            total = exit.seconds + self.fabric.seconds(leaving, arriving)
+            if total < best:
+                best, found = total, (exit, leaving, arriving)
+        if found is not None:
+            exit, leaving, arriving = found
+            way = self.fabric.way(leaving, arriving, Flow(self.seed, src, dst, label))
+            out, into = (start + n for n in exit.out), (start_two + n for n in exit.into)
+            return (*out, *(self._fabric_start + n for n in way), *into)
+        if inner is None:
+            raise ValueError(
+                f"no chain of links leads from {src!r} to {dst!r} without passing through an accelerator or a host"
+            )
+        return tuple(start + n for n in inner.links)
 
-        if self._graph is None:
-            self._graph = networkx.DiGraph(list(self.direct))
-        if src not in self._graph:
-            return {}
+    def _place(self, head: str, device: str) -> tuple[int, int]:
+        known = self._hosts.get(head)
+        if known is None:
+            self.profile.host(device)
+            raise ValueError(f"the cluster has no device {device!r}")
+        return known
 
-        def seconds(left: str, right: str, _: object) -> float | None:
-            if left != src and left in self.order and not self.is_host(left):
-                return None
-            link = self.links[self.direct[left, right]]
-            return link.latency / 1e12 + PROBE_BYTES / link.capacity
+    def _ways_out(self, index: int, src: str, other: int, dst: str) -> list[Exit]:
+        """Ways out of one host and into another, the shortest inside first, equal ones in the order of ports."""
+        key = (index, src, other, dst)
+        if key not in self._exits:
+            leaving = self._templates[index].ways(src)
+            arriving = self._templates[other]
+            back = {port: inner for port in self._ports[other] if (inner := arriving.ways(port).get(dst)) is not None}
+            self._exits[key] = sorted(
+                (
+                    Exit(leaving[p].seconds + inner.seconds, leaving[p].links, p, q, inner.links)
+                    for p in self._ports[index]
+                    if p in leaving
+                    for q, inner in back.items()
+                ),
+                key=lambda exit: exit.seconds,
+            )
+        return self._exits[key]
 
-        if src not in self._paths:
-            self._paths[src] = networkx.single_source_dijkstra_path(self._graph, src, weight=seconds)
-        found: dict[str, Sequence[str]] = self._paths[src]
-        return found
+    def _on_fabric(self, template: Template) -> list[str]:
+        """Members of a host group that any of its hosts has on the fabric."""
+        heads = [f"{template.group.name}{n}" for n in range(template.group.count)]
+        return [member for member in template.members if any(self.fabric.hangs(f"{h}/{member}") for h in heads)]
+
+
+def check_routes(profile: Profile) -> None:
+    """Refuse routes that pass over links that do not exist.
+
+    Raises:
+        PydanticCustomError: with the path of the first mistake.
+    """
+    topology = Topology(profile)
+    for index, pin in enumerate(profile.routes):
+        for key, name in (("from", pin.source), ("to", pin.target)):
+            if name not in topology.order:
+                refuse(("routes", index, key), f"the cluster has no device {name!r}", name, topology.order)
+        here = pin.source
+        for step, name in enumerate([*pin.via, pin.target]):
+            if topology.joining(here, name) is None:
+                path = ("routes", index, "via", step) if step < len(pin.via) else ("routes", index, "to")
+                refuse(path, f"no link leads from {here!r} to {name!r}", name, topology.next_to(here))
+            here = name

@@ -30,6 +30,7 @@ VERBS = {
     "show": "show one record, or the trials of a spec",
     "status": "show what of a spec is done, missing or left over",
     "compare": "compare two runs, or predictions with measurements",
+    "check-emulator": "score the emulator on measurements it was not fitted to",
     "report": "write the report of what has been recorded",
     "export": "write records as one CSV or Parquet table",
     "schema": "write the JSON Schemas that editors use",
@@ -128,6 +129,12 @@ def _other_arguments(made: Mapping[str, argparse.ArgumentParser]) -> None:
     made["show"].add_argument("record", help="the head of a run key, a record.json, or a spec file")
     made["compare"].add_argument("runs", nargs="*", metavar="RUN", help="two run directories, record files or run keys")
     made["compare"].add_argument("--predictions", action="store_true", help="score predictions against measurements")
+    check = made["check-emulator"]
+    check.add_argument("names", nargs="*", metavar="DATA", help="only these data sets")
+    check.add_argument("--data", metavar="DIR", default="", help="where data sets lie (default: $HARNESS_DATA)")
+    check.add_argument("--held-out", metavar="DIR", default="", help="score this folder's rows, fit on those of --data")
+    check.add_argument("--seeds", type=int, default=5, metavar="N", help="how many random splits (default: 5)")
+    check.add_argument("--update", action="store_true", help="put these scores on record")
     made["report"].add_argument("--to", metavar="DIR", default="", help="where the report goes")
     made["report"].add_argument("--junit", metavar="FILE", default="", help="write verdicts as JUnit XML")
     made["export"].add_argument("spec", nargs="?", default="", help="only records of the experiment of this name")
@@ -199,7 +206,7 @@ def _utf8(word: str) -> str:
 
 def _run(args: argparse.Namespace) -> int:
     try:
-        verb = importlib.import_module(f"harness.verbs.{args.verb}")
+        verb = importlib.import_module(f"harness.verbs.{args.verb.replace('-', '_')}")
         return int(verb.run(args))
     except HarnessError as error:
         return _report(error, as_json=args.json)

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from emulation.calibrate import fit
 from emulation.calibrate.accelerator_figures import describe as describe_accelerator
-from emulation.calibrate.figure_text import DIGITS, duration, flop_rate, rate, rounded, size
+from emulation.calibrate.figure_text import duration, flop_rate, rate, rounded, size
 from emulation.calibrate.measure import PROCESSES, Measurement, digest, dump
+from emulation.calibrate.residuals import stretches
 from emulation.profile import Profile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from emulation.calibrate.sampling import Series
+    from emulation.cost import Family
 
 Mapping = dict[str, Any]
 ARITHMETIC = ("matmul", "attention")
@@ -59,7 +61,8 @@ class Calibration:
             raise NotEnough(f"a profile needs {', '.join(lacking)} as well; run without --only")
         self.found = found
         self.fits: dict[str, fit.Fit] = {}
-        self.residuals: dict[str, list[float]] = {"compute": [], "memory": [], "p2p": [], "collective": []}
+        self.residuals: dict[Family, list[tuple[float, float]]] = {}
+        """Family of cost models -> (work, ln(measured / predicted)) of cases that the fit did not see."""
         self.sources = dict(SOURCES)
 
     def document(self, name: str) -> Mapping:
@@ -92,7 +95,7 @@ class Calibration:
         """The fits and the quantiles of their residuals, for the raw-sample file."""
         return {
             "fits": {name: found.to_json() for name, found in self.fits.items()},
-            "residuals": {name: fit.quantiles(values) for name, values in self.residuals.items() if values},
+            "residuals": {name: fit.quantiles([log for _, log in rows]) for name, rows in self.residuals.items()},
             "drifted": sorted(f"{s.probe} {s.labels}" for s in self.found.series if s.drifted),
         }
 
@@ -113,7 +116,7 @@ class Calibration:
             drifted = sum(s.drifted for s in series)
             self.sources[key] = (
                 f"harness calibrate, probe {probe}, {self.found.started}, {what}, load average {load:.2f}; "
-                f"{len(series)} cases of {min((len(s.samples) for s in series), default=0)} samples, {drifted} drifted > 5 %"
+                f"{len(series)} cases, {min((len(s.samples) for s in series), default=0)} samples, {drifted} drifted > 5 %"
             )
         return key
 
@@ -122,6 +125,31 @@ class Calibration:
         for name in fits:
             for parameter, why in self.fits[name].unidentified.items():
                 self.sources[self._source(probe)] += f"; {name}: {parameter} not identified ({why})"
+
+    def _off(self, family: Family, found: fit.Fit) -> None:
+        """Keep what a fit was off by on cases it did not see."""
+        if found.residuals:
+            self.residuals.setdefault(family, []).extend(zip(found.work, found.residuals, strict=True))
+
+    def family_residuals(self, digest: str) -> list[Mapping]:
+        """For the bands; those of collectives stand with their tables.
+
+        Args:
+            digest: SHA-256 of the raw-sample file.
+        """
+        sources = {"compute": "operators" if self.found.of("operators") else "gemm"}
+        sources["p2p"] = "gloo" if self.found.of("gloo") else "tcp"
+        return [
+            {
+                "family": family,
+                "digest": digest,
+                "grade": "measured",
+                "source": self._source(sources[family]),
+                "stretches": _stretches(self.residuals[family]),
+            }
+            for family in self.residuals
+            if family in sources
+        ]
 
     def _processor(self, share: int) -> Mapping:
         """The model of the processor, of whose memory a process has its share."""
@@ -173,7 +201,7 @@ class Calibration:
         arithmetic = name.removesuffix(SUFFIX) in ARITHMETIC
         work = [s.labels["flops" if arithmetic else "bytes"] for s in series]
         self.fits[name] = fit.rate_curve(work, [s.median for s in series], rising=arithmetic)
-        self.residuals["compute"] += self.fits[name].residuals
+        self._off("compute", self.fits[name])
         self._note(series[0].probe, [name])
 
     def _family(self, name: str, peak: float, fastest: float, probe: str) -> Mapping:
@@ -204,7 +232,7 @@ class Calibration:
         probe = "gloo" if sends else "tcp"
         series = sends or self.found.of("tcp")
         self.fits["message"] = fit.alpha_beta([s.labels["bytes"] for s in series], [s.median for s in series])
-        self.residuals["p2p"] += self.fits["message"].residuals
+        self._off("p2p", self.fits["message"])
         self._note(probe, ["message"])
         found = self.fits["message"].parameters
         figure = {"grade": "measured", "source": self._source(probe)}
@@ -294,7 +322,8 @@ class Calibration:
                 series = sorted(self.found.of(probe, op=op, ranks=ranks), key=lambda s: int(s.labels["bytes"]))
                 sizes = [s.labels["bytes"] for s in series]
                 knots, left_out = fit.table(sizes, [s.median for s in series])
-                self.residuals["p2p" if op == "send" else "collective"] += left_out
+                rows = list(zip(sizes[1:-1], left_out, strict=True))
+                self.residuals.setdefault("collective", []).extend(rows)
                 tables.append(
                     {
                         "op": op,
@@ -303,6 +332,7 @@ class Calibration:
                         "grade": "measured",
                         "source": self._source(probe),
                         "points": [{"bytes": size(nbytes), "time": duration(time)} for nbytes, time in knots],
+                        "residuals": _stretches(rows),
                     }
                 )
         return tables
@@ -329,12 +359,8 @@ def document(found: Measurement, name: str, *, file: str) -> tuple[Mapping, byte
         "date": found.started,
         "machine": f"{machine['processor'] or machine['machine']}, {machine['cores']} cores, Linux {machine['system']}",
         "file": file,
-        "residuals": {
-            family: {quantile: round(value, DIGITS) for quantile, value in fit.quantiles(values).items()}
-            for family, values in calibration.residuals.items()
-            if values
-        },
     }
+    made["residuals"] = calibration.family_residuals(made["calibration"]["digest"])
     Profile.model_validate(made)
     return made, raw
 
@@ -359,6 +385,17 @@ def to_yaml(made: Mapping) -> str:
         )
         for key, value in made.items()
     )
+
+
+def _stretches(rows: Sequence[tuple[float, float]]) -> list[Mapping]:
+    """Quantiles of what a fit was off by, as a profile has them."""
+    if not rows:
+        return []
+    found = stretches([work for work, _ in rows], [log for _, log in rows])
+    return [
+        {key: rounded(value) if key in {"q10", "q90"} else value for key, value in s.model_dump().items()}
+        for s in found
+    ]
 
 
 def _points(knots: Sequence[tuple[float, float]], peak: float, unit: str) -> list[Mapping]:

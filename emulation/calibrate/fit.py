@@ -15,7 +15,7 @@ How far a fit is off is measured on samples it did not see: a part of the sizes 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +61,8 @@ class Fit:
     """Median absolute relative error by decade of work."""
     residuals: list[float] = field(default_factory=list)
     """ln(measured / predicted) of what was left out of the fit, case by case."""
+    work: list[float] = field(default_factory=list)
+    """Of each of these cases."""
 
     @property
     def quantiles(self) -> dict[str, float]:
@@ -159,7 +161,7 @@ def rate_curve(work: ArrayLike, seconds: ArrayLike, *, rising: bool) -> Fit:
     if not some.any():
         launch = float(np.exp(np.median(np.log(times))))
         left_out = [math.log(t / np.median(np.delete(times, n))) for n, t in enumerate(times)] if len(times) > 1 else []
-        return Fit("launch", {"launch": launch}, residuals=left_out)
+        return Fit("launch", {"launch": launch}, residuals=left_out, work=[0.0] * len(left_out))
     amount, times = amount[some], times[some]
     least = float(np.min(times))
     # Where the fixed time is nearly all there is, a rate that falls cannot be told; it is that of the first knot.
@@ -187,7 +189,7 @@ def rate_curve(work: ArrayLike, seconds: ArrayLike, *, rising: bool) -> Fit:
     if knots[0][0] > np.min(amount):
         knots.insert(0, (float(np.min(amount)), knots[0][1]))
     kept = {"launch": fitted.parameters["launch"]}
-    return Fit(fitted.model, kept, fitted.unidentified, knots, fitted.decades, fitted.residuals)
+    return replace(fitted, parameters=kept, knots=knots)
 
 
 def knot_places(work: Array) -> list[float]:
@@ -250,12 +252,14 @@ def _relative(
     parameters = np.exp(fitted)
     errors = np.log(times) - np.log(model(parameters, work))
     sizes = work[1] if isinstance(work, tuple) else work
+    left_out = _held_out(model, fitted, low, high, work, times)
     return Fit(
         text,
         dict(zip(names, map(float, parameters), strict=True)),
         _unidentified(names, fitted, low, high, slopes),
         decades=by_decade(sizes, errors),
-        residuals=_held_out(model, fitted, low, high, work, times),
+        residuals=left_out,
+        work=[float(size) for size in sizes] if left_out else [],
     )
 
 

@@ -8,8 +8,11 @@ whose cross-validated error, averaged over octaves of size, is within 2 % of the
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
+from emulation.calibrate.residuals import FEWEST, out_of_fold, stretches
+from emulation.cost import tables
 from emulation.profile import CollectiveTable, TablePoint
 
 if TYPE_CHECKING:
@@ -65,12 +68,31 @@ def fit_table(
     source: str,
     hosts: int = 1,
 ) -> CollectiveTable:
-    """A profile's table from rows of (bytes, seconds)."""
-    knots = fit_knots([size for size, _ in rows], [time for _, time in rows])
+    """A profile's table from rows of (bytes, seconds), with what readings of it were off by in cross-validation.
+
+    Raises:
+        ValueError: there are no rows, or some are not positive.
+    """
+    rows = sorted(rows)
+    head: dict[str, Any] = {"op": op, "ranks": ranks, "hosts": hosts, "link": link, "grade": grade, "source": source}
+    whole = _table(head, fit_knots([size for size, _ in rows], [time for _, time in rows]))
+
+    def predict(seen: Sequence[int], unseen: Sequence[int]) -> list[float]:
+        some = [rows[index] for index in seen]
+        knots = fit_knots([size for size, _ in some], [time for _, time in some], count=len(whole.points))
+        return [tables.at(_table(head, knots), rows[index][0]) for index in unseen]
+
+    if len(rows) < FEWEST:
+        return whole
+    found = out_of_fold(len(rows), predict)
+    logs = [math.log(time / guess) for (_, time), guess in zip(rows, found, strict=True)]
+    return whole.model_copy(update={"residuals": stretches([size for size, _ in rows], logs)})
+
+
+def _table(head: dict[str, Any], knots: Sequence[tuple[int, float]]) -> CollectiveTable:
     # Profiles hold quantities with their unit; repr keeps every digit.
     points = [TablePoint.model_validate({"bytes": f"{size} B", "time": f"{time!r} s"}) for size, time in knots]
-    document: dict[str, Any] = {"op": op, "ranks": ranks, "hosts": hosts, "link": link, "points": points}
-    return CollectiveTable.model_validate(document | {"grade": grade, "source": source})
+    return CollectiveTable.model_validate(head | {"points": points})
 
 
 def _best_count(x: Floats, y: Floats) -> int:
@@ -102,6 +124,7 @@ def _held_out_error(x: Floats, y: Floats, fold: Any, count: int) -> float:
 def _fitted(x: Floats, y: Floats, count: int) -> tuple[Floats, Floats]:
     """Knots and their times; x rising."""
     import numpy as np
+    from scipy.linalg import solve
     from scipy.optimize import isotonic_regression
 
     knots = _grid(np.unique(x), count)
@@ -110,7 +133,9 @@ def _fitted(x: Floats, y: Floats, count: int) -> tuple[Floats, Floats]:
     hats = _hats(knots, x) / y[:, None]
     weight = np.ones(len(x))
     for _ in range(ROUNDS):
-        times = np.linalg.lstsq(hats * weight[:, None], weight, rcond=None)[0]
+        # Every knot is a row's size, so the normal equations are well-conditioned (and ten times as fast as an SVD).
+        weighted = hats * weight[:, None]
+        times = solve(weighted.T @ weighted, weighted.T @ weight, assume_a="pos")
         weight = 1 / np.sqrt(np.maximum(np.abs(1 - hats @ times), NEAR))
     times = np.maximum(times, y.min())
     return knots, np.asarray(isotonic_regression(times).x)

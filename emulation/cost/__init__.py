@@ -33,6 +33,9 @@ class Cost:
     """How it is carried out, where there was a choice (`ring-ll128`)."""
     pieces: tuple[Piece, ...] = field(default=())
     """What a fused node consists of, one after another; their times add up to `fixed`."""
+    spread: tuple[float, float] | None = None
+    """Half-widths of its 80 % band in log space (towards faster, towards slower), from what its model was off by;
+    None: what `band` has for the family and grade."""
 
 
 class Piece(NamedTuple):

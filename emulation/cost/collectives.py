@@ -25,7 +25,7 @@ comparable: bytes / time x factor; it never exceeds the slowest link.
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import TYPE_CHECKING
 
 from emulation.cost import Cost, rings, tables
@@ -102,6 +102,9 @@ def _from_tables(node: Node, topology: Topology, farthest: LinkKind) -> Cost | N
     form = _ring(node.op, hosts, topology)
     if reading is None or form is None:
         return None
+    if reading.method != "table" and any(topology.lanes(*pair) for pair in combinations(node.devices, 2)):
+        # Directly linked: how many links a group can use depends on its size, and more ranks may take less time.
+        return None
     moving, usage = reading.seconds - reading.latency, form[2]
     work = float(node.nbytes) if moving > 0 else 0.0
     # The links cannot be slower than what was seen on them, whatever their data sheets say.
@@ -116,6 +119,7 @@ def _from_tables(node: Node, topology: Topology, farthest: LinkKind) -> Cost | N
         work / moving if work else math.inf,
         tuple((link, amount * node.nbytes) for link, amount in usage.items()),
         reading.method,
+        spread=reading.spread,
     )
 
 

@@ -85,7 +85,7 @@ def _disjoint_cycles(ranks: Sequence[str], topology: Topology) -> list[list[str]
     """As many cycles through all ranks as direct links allow, each in both directions; none if they do not join so."""
     if not 2 < len(ranks) <= MAX_DIRECT:
         return [list(ranks)] if len(ranks) == 2 else []
-    lanes = {(a, b): topology.lanes.get((a, b), 0) for a in ranks for b in ranks if a != b}
+    lanes = {(a, b): topology.lanes(a, b) for a in ranks for b in ranks if a != b}
     cycles = _cycles(ranks, lanes)
     best = _most(cycles, lanes, min(sum(lanes[ranks[0], b] for b in ranks[1:]) // 2, len(ranks)))
     return [order for cycle in best for order in (cycle, cycle[::-1])]

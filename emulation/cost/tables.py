@@ -21,22 +21,29 @@ B. The answer is held within what a ring can do: more ranks do not take less tim
 than their share of the traffic, nor do further ranks cost more than their share of the steps.
 
 Outside the knots, and for a group size without a table, a reading is worth one grade less.
+
+**Bands.** Within its knots a table claims what readings of it were off by in cross-validation, by size; outside them
+twice that. For a group size without a table nothing was cross-validated: there the band reaches over what other
+assumptions would give (time, or bus bandwidth, geometric in log n; no step latency), beside the tables' own error.
 """
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
 from emulation.figures import weaker, weakest
+from emulation.residuals import spread_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from emulation.figures import Grade
     from emulation.profile import CollectiveOption, CollectiveTable, LinkKind
+    from emulation.residuals import Spread
 
 SPREAD = 4
 """How many times apart in size two knots must be for their chord to be continued beyond them."""
@@ -53,6 +60,8 @@ class Reading:
     grade: Grade
     method: str
     """`table`, or `tables of 2 and 8 ranks`."""
+    spread: Spread | None
+    """Half-widths of the band in log space; None for a table without residuals."""
 
 
 def at(table: CollectiveTable, nbytes: float) -> float:
@@ -109,15 +118,27 @@ def read(
     fitting = [t for t in tables if t.op == op and t.link == link and _alike((t.ranks, t.hosts), shape)]
     exact = next((t for t in fitting if (t.ranks, t.hosts) == (ranks, hosts)), None)
     if exact is not None:
-        return Reading(at(exact, nbytes), latency(exact), _grade([exact], nbytes), "table")
+        return Reading(at(exact, nbytes), latency(exact), _grade([exact], nbytes), "table", _spread(exact, nbytes))
     if len(fitting) < 2 or op == "send":
         return None
     low, high = _neighbours(sorted(fitting, key=lambda table: table.ranks), ranks)
-    names = f"tables of {low.ranks} and {high.ranks} ranks"
-    rank = 2 * step if op == "all-reduce" else step
-    seconds = between((low.ranks, at(low, nbytes)), (high.ranks, at(high, nbytes)), ranks, rank)
+    return _unseen(low, high, ranks, nbytes, 2 * step if op == "all-reduce" else step)
+
+
+def _unseen(low: CollectiveTable, high: CollectiveTable, ranks: int, nbytes: float, rank: float) -> Reading:
+    """For a group size that neither table has."""
+    ends = (low.ranks, at(low, nbytes)), (high.ranks, at(high, nbytes))
+    seconds = between(*ends, ranks, rank)
     floor = between((low.ranks, latency(low)), (high.ranks, latency(high)), ranks, rank)
-    return Reading(seconds, min(floor, seconds), weaker(_grade([low, high], nbytes)), names)
+    own = [_spread(table, nbytes) for table in (low, high)]
+    spread = None
+    if own[0] and own[1]:
+        others = [between(*ends, ranks, 0.0), *_geometric(*ends, ranks)]
+        faster = max(0.0, *(math.log(seconds / other) for other in others))
+        slower = max(0.0, *(math.log(other / seconds) for other in others))
+        spread = math.hypot(faster, own[0][0], own[1][0]), math.hypot(slower, own[0][1], own[1][1])
+    names = f"tables of {low.ranks} and {high.ranks} ranks"
+    return Reading(seconds, min(floor, seconds), weaker(_grade([low, high], nbytes)), names, spread)
 
 
 def between(low: tuple[int, float], high: tuple[int, float], ranks: int, rank: float) -> float:
@@ -149,6 +170,15 @@ def ring_step(options: Iterable[CollectiveOption], link: LinkKind) -> float:
     return median(steps) if steps else 0.0
 
 
+def _geometric(low: tuple[int, float], high: tuple[int, float], ranks: int) -> tuple[float, float]:
+    """Seconds if time, or bus bandwidth, were geometric in log n."""
+    (few, fast), (many, slow) = low, high
+    weight = math.log(ranks / few) / math.log(many / few)
+    time = fast ** (1 - weight) * slow**weight
+    busy = (fast / _traffic(few)) ** (1 - weight) * (slow / _traffic(many)) ** weight * _traffic(ranks)
+    return time, busy
+
+
 def _traffic(ranks: int) -> float:
     return (ranks - 1) / ranks
 
@@ -170,6 +200,10 @@ def _neighbours(rising: Sequence[CollectiveTable], ranks: int) -> tuple[Collecti
 def _grade(tables: Sequence[CollectiveTable], nbytes: float) -> Grade:
     grade = weakest(table.grade for table in tables)
     return grade if all(covers(table, nbytes) for table in tables) else weaker(grade)
+
+
+def _spread(table: CollectiveTable, nbytes: float) -> Spread | None:
+    return spread_at(table.residuals, nbytes) if table.residuals else None
 
 
 def _last_slope(table: CollectiveTable) -> float:

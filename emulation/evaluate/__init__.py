@@ -51,8 +51,7 @@ def simulate(workload: Workload | Program, profile: Profile, *, seed: int = 0, e
     from emulation.graph import Workload
     from emulation.topology import Topology
 
-    del seed
-    topology = Topology(profile)
+    topology = Topology(profile, seed)
     folded = None if isinstance(workload, Workload) else Folded(workload, topology)
     tasks = folded.tasks if folded else Tasks(cast("Workload", workload), topology)
     if evaluator != "events":

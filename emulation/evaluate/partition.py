@@ -71,16 +71,18 @@ class Partition:
         return np.array(found, dtype=np.int64)
 
     def _refine(self) -> None:
-        before = (-1, -1)
-        while before != (before := (self.ranks.max(initial=0), self._links.max(initial=0))) or not self._alike:
+        counts = (0, 0)
+        while True:
             signatures = []
             for groups, moved in zip(self._distinct, self._incidences, strict=True):
-                alike = self._group_classes(groups, moved)
-                self._alike[id(groups)] = alike
+                alike = self._alike[id(groups)] = self._group_classes(groups, moved)
                 self._split_ranks(groups, alike)
                 signatures.append(moved.signature(alike, len(self._used), self._used))
-            if signatures:
-                self._links = _numbered(np.stack([self._links, *signatures], axis=1))
+            self._links = _numbered(np.stack([self._links, *signatures], axis=1))
+            # Classes are only ever split, so as many as before are the same as before.
+            before, counts = counts, (self.ranks.max(initial=-1) + 1, self._links.max(initial=-1) + 1)
+            if before == counts:
+                return
 
     def _group_classes(self, groups: Groups, moved: _Incidences) -> Colours:
         members = self.ranks[groups.ranks]

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from emulation.band import combined
+from emulation.evaluate import levels
 from emulation.figures import weakest
 from emulation.io.chrome_trace import Slice
 from emulation.units import PICOSECONDS_PER_SECOND
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from emulation.evaluate.folding import Folded
     from emulation.evaluate.sweep import Sweep
     from emulation.figures import Grade
+    from emulation.io.chrome_trace import Level
+    from emulation.residuals import Spread
 
 COMMUNICATION = frozenset({"p2p", "collective"})
 Interval = tuple[int, int]
@@ -123,10 +126,10 @@ class Result:
     def band(self, seconds: float | None = None) -> tuple[float, float]:
         """The claimed 80 % band around a duration (default: the step time), by the critical path's models."""
         middle = self.seconds if seconds is None else seconds
-        time: dict[tuple[Family, Grade], float] = {}
+        time: dict[tuple[Family, Grade, Spread | None], float] = {}
         for node in self.critical_path.nodes:
             for piece in self._pieces(node):
-                key = (piece.cost.family, piece.cost.grade)
+                key = (piece.cost.family, piece.cost.grade, piece.cost.spread)
                 time[key] = time.get(key, 0.0) + (piece.end - piece.start) / max(1, self.picoseconds)
         faster, slower = combined(time)
         return middle * math.exp(-faster), middle * math.exp(slower)
@@ -183,7 +186,34 @@ class Result:
     @cached_property
     def slices(self) -> tuple[Slice, ...]:
         """The timeline: one slice for each node and device that took time, in node order."""
-        return tuple(self._slices())
+        return tuple(self.timeline())
+
+    def timeline(self) -> Iterator[Slice]:
+        """The slices one by one, for a timeline too long to hold."""
+        for node in self._nodes:
+            if node.kind == "recv":
+                continue
+            thread = node.stream or (f"to {node.devices[1]}" if len(node.devices) == 2 else node.kind)
+            for piece in self._pieces(node.id):
+                cost = piece.cost
+                args: dict[str, Any] = {"node": node.id, "kind": piece.kind, "grade": cost.grade}
+                args |= {"bytes": node.nbytes} if node.nbytes else {}
+                args |= {"method": cost.method} if cost.method else {}
+                places = node.devices[:1] if cost.family in {"p2p", "memory"} else tuple(dict.fromkeys(node.devices))
+                start, duration = _seconds(piece.start), _seconds(piece.end - piece.start)
+                to = node.devices[-1] if cost.family == "p2p" and node.devices[-1] != node.devices[0] else ""
+                for device in places:
+                    yield Slice(device, thread, piece.name or node.name or piece.kind, start, duration, args, to)
+
+    def levels(self) -> Iterator[Level]:
+        """The timeline's counters: memory held on each device, and what moved over the busiest links."""
+        yield from levels.memory(self._tasks, self._run.end)
+        first = (meeting.nodes[0] for meeting in self._tasks.meetings)
+        yield from levels.links(self._tasks, ((p.cost, p.start, p.end) for node in first for p in self._pieces(node)))
+
+    def names(self) -> dict[str, str]:
+        """Of a folded program: how a representative is shown, with the number of ranks it stands for."""
+        return {device: f"{device} (x{count})" for device, count in self.fold.items() if count > 1}
 
     def summary(self) -> dict[str, Any]:
         """Everything but the timeline, as JSON values; equal runs give equal summaries."""
@@ -234,21 +264,6 @@ class Result:
 
     def _fold_of(self, link: int) -> int:
         return self._links_fold[link] if self._links_fold else 1
-
-    def _slices(self) -> Iterator[Slice]:
-        for node in self._nodes:
-            if node.kind == "recv":
-                continue
-            thread = node.stream or (f"to {node.devices[1]}" if len(node.devices) == 2 else node.kind)
-            for piece in self._pieces(node.id):
-                cost = piece.cost
-                args: dict[str, Any] = {"node": node.id, "kind": piece.kind, "grade": cost.grade}
-                args |= {"bytes": node.nbytes} if node.nbytes else {}
-                args |= {"method": cost.method} if cost.method else {}
-                places = node.devices[:1] if cost.family in {"p2p", "memory"} else tuple(dict.fromkeys(node.devices))
-                start, duration = _seconds(piece.start), _seconds(piece.end - piece.start)
-                for device in places:
-                    yield Slice(device, thread, piece.name or node.name or piece.kind, start, duration, args)
 
 
 class _Timed(NamedTuple):

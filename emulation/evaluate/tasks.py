@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from emulation.band import claimed
 from emulation.cost import Cost
 from emulation.cost.collectives import collective
 from emulation.cost.compute import kernel
@@ -104,11 +105,15 @@ class Tasks:
 
 
 def node_cost(node: Node, topology: Topology) -> Cost:
-    """What one node costs, by its kind.
+    """What one node costs, by its kind, with the band that its model earned on this cluster.
 
     Raises:
         WorkloadError: the profile lacks a figure or a way for it.
     """
+    return claimed(_model_cost(node, topology), node.flops if node.kind == "compute" else node.nbytes, topology.profile)
+
+
+def _model_cost(node: Node, topology: Topology) -> Cost:
     match node.kind:
         case "host":
             return Cost("host", node.grade, fixed=picoseconds(node.seconds))

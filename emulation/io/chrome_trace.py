@@ -1,26 +1,35 @@
 """Timelines as Chrome trace events, for Perfetto (ui.perfetto.dev) and chrome://tracing.
 
 The format (Google, "Trace Event Format"): complete events (``ph: X``) with ``ts`` and ``dur`` in *microseconds*,
-fractions allowed; metadata events (``ph: M``) that name processes and threads. Slices of one thread must nest, or
-viewers drop them: what overlaps without nesting is put on further threads of the same name.
+fractions allowed, whatever ``displayTimeUnit`` says; metadata events (``ph: M``) that name processes and threads;
+arrows (``ph: s`` and ``f``) from a slice to a slice; counters (``ph: C``). Slices of one thread must nest, or viewers
+drop them: what overlaps without nesting is put on further threads of the same name.
 
-Files are deterministic: the same slices give the same bytes. Measured timelines use the same writer.
+A trace may be of any length and is taken from an iterator; no more than the cap is ever held. What does not fit is
+counted, and the file says how much it was. Files are deterministic: the same slices give the same bytes. Measured
+timelines use the same writer.
 """
 
 from __future__ import annotations
 
 import gzip
+import heapq
+import io
 import json
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 MAX_EVENTS = 200_000
-"""Above this viewers become slow; the earliest slices are kept, and the file says how many were left out."""
+"""Above this viewers become slow; the earliest events are kept, and the file says how many were left out."""
 MICROSECONDS = 1e6
+EVENTS_WITH_ARROW = 4
+"""A slice, its other end, and the two ends of the arrow between them."""
 
 
 @dataclass(frozen=True)
@@ -35,40 +44,165 @@ class Slice:
     duration: float
     """Seconds."""
     args: Mapping[str, Any] = field(default_factory=dict)
+    to: str = ""
+    """Process that receives what this slice sends: it gets a slice of its own, and an arrow leads there."""
+
+    @property
+    def events(self) -> int:
+        """How many events of a file it takes."""
+        return EVENTS_WITH_ARROW if self.to else 1
 
 
-def write(path: Path, slices: Iterable[Slice], *, limit: int = MAX_EVENTS) -> None:
-    """Write a trace; compressed if the name ends in `.gz`."""
-    text = json.dumps(document(slices, limit=limit), separators=(",", ":"), sort_keys=True)
-    data = text.encode()
-    # gzip stamps its header with the clock unless told otherwise.
-    path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+@dataclass(frozen=True)
+class Level:
+    """A quantity that holds from a moment until the next `Level` of its name."""
+
+    process: str
+    name: str
+    start: float
+    """Seconds."""
+    value: float
+    unit: str
+
+    duration = 0.0
+    events = 1
 
 
-def document(slices: Iterable[Slice], *, limit: int = MAX_EVENTS) -> dict[str, Any]:
-    """The trace as JSON values."""
-    ordered = sorted(enumerate(slices), key=lambda item: (item[1].start, -item[1].duration, item[0]))
-    kept = [one for _, one in ordered[:limit]]
-    processes = {name: number for number, name in enumerate(sorted({one.process for one in kept}), start=1)}
-    rows = list(_rows(kept))
-    other = {"left_out": str(len(ordered) - len(kept))} if len(ordered) > len(kept) else {}
-    return {
-        "displayTimeUnit": "ns",
-        "otherData": other,
-        "traceEvents": [*_metadata(processes, rows), *_events(processes, rows)],
-    }
+def write(
+    path: Path,
+    slices: Iterable[Slice],
+    *,
+    levels: Iterable[Level] = (),
+    names: Mapping[str, str] | None = None,
+    limit: int = MAX_EVENTS,
+) -> None:
+    """Write a trace; compressed if the name ends in `.gz`.
+
+    Args:
+        path: the file.
+        slices: in any order.
+        levels: of counters, in any order.
+        names: process -> name to show, as in `host0/gpu0 (x128)` for one that stands for many. Of several that are
+            shown under one name, the first is written and the others are left away.
+        limit: most events in the file, names of processes and threads not counted.
+    """
+    trace = _Trace(chain(slices, levels), names or {}, limit)
+    with _opened(path) as file:
+        # Keys in the order that sorting would give: the same trace, however written, has the same bytes.
+        encode = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode
+        head = encode({"displayTimeUnit": "ns", "otherData": trace.other})
+        file.write(f'{head[:-1]},"traceEvents":[')
+        for number, event in enumerate(trace.events()):
+            file.write(("," if number else "") + encode(event))
+        file.write("]}")
 
 
-Row = tuple[str, str, int, list[Slice]]
+def document(
+    slices: Iterable[Slice],
+    *,
+    levels: Iterable[Level] = (),
+    names: Mapping[str, str] | None = None,
+    limit: int = MAX_EVENTS,
+) -> dict[str, Any]:
+    """The trace as JSON values; see `write`."""
+    trace = _Trace(chain(slices, levels), names or {}, limit)
+    return {"displayTimeUnit": "ns", "otherData": trace.other, "traceEvents": list(trace.events())}
+
+
+Row = tuple[str, str, int, "list[_Drawn]"]
 """Process, thread name, thread number, slices that nest."""
 
 
-def _rows(slices: Iterable[Slice]) -> Iterator[Row]:
-    """Slices (in order of start, longer first) on as few rows of their thread as nesting allows."""
-    threads: dict[tuple[str, str], list[tuple[list[int], list[Slice]]]] = {}
+@dataclass(frozen=True)
+class _Drawn:
+    """A slice on its row, and the arrow that leaves or reaches it."""
+
+    slice: Slice
+    arrow: int = 0
+    """Number of the arrow; 0 for none."""
+    arrives: bool = False
+
+
+class _Trace:
+    """What is kept of a stream of slices and levels, as events."""
+
+    def __init__(self, items: Iterable[Slice | Level], names: Mapping[str, str], limit: int) -> None:
+        self._names = names
+        shown = self._shown(items)
+        kept, left_out = _earliest(shown, limit)
+        self.other = {"left_out": str(left_out)} if left_out else {}
+        self._levels = [item for item in kept if isinstance(item, Level)]
+        self._rows = list(_rows(_drawn([item for item in kept if isinstance(item, Slice)])))
+        found = {row[0] for row in self._rows} | {level.process for level in self._levels}
+        self._processes = {name: number for number, name in enumerate(sorted(found), start=1)}
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """Names first, then slices and arrows row by row, then counters."""
+        yield from _metadata(self._processes, self._rows)
+        for row in self._rows:
+            yield from _row_events(self._processes, row)
+        for level in self._levels:
+            place = {"pid": self._processes[level.process], "ts": _ticks(level.start) / MICROSECONDS}
+            yield {"ph": "C", "name": level.name, **place, "args": {level.unit: level.value}}
+
+    def _shown(self, items: Iterable[Slice | Level]) -> Iterator[Slice | Level]:
+        """Under the names to show, without those for whom another stands."""
+        stands: dict[str, str] = {}
+        for process, name in self._names.items():
+            stands.setdefault(name, process)
+        for item in items:
+            name = self._names.get(item.process, item.process)
+            if stands.get(name, item.process) != item.process:
+                continue
+            if not self._names:
+                yield item
+            elif isinstance(item, Slice):
+                yield replace(item, process=name, to=self._names.get(item.to, item.to))
+            else:
+                yield replace(item, process=name)
+
+
+def _earliest(items: Iterable[Slice | Level], limit: int) -> tuple[list[Slice | Level], int]:
+    """The earliest items (of those that start together the longer first) that fit, and how many do not."""
+    count = 0
+
+    def keyed() -> Iterator[tuple[float, float, int, Slice | Level]]:
+        nonlocal count
+        for item in items:
+            count += 1
+            yield item.start, -item.duration, count, item
+
+    # The number of an item decides before the item would be compared.
+    kept: list[Slice | Level] = []
+    room = limit
+    for *_, item in heapq.nsmallest(limit, keyed()):
+        room -= item.events
+        if room < 0:
+            break
+        kept.append(item)
+    return kept, count - len(kept)
+
+
+def _drawn(slices: Sequence[Slice]) -> list[_Drawn]:
+    """With the other ends of what was sent, in order of start."""
+    found: list[_Drawn] = []
+    arrows = 0
     for one in slices:
-        rows = threads.setdefault((one.process, one.thread), [])
-        start, end = _ticks(one.start), _ticks(one.start + one.duration)
+        if one.to:
+            arrows += 1
+            other = replace(one, process=one.to, thread=f"from {one.process}", to="")
+            found += [_Drawn(one, arrows), _Drawn(other, arrows, arrives=True)]
+        else:
+            found.append(_Drawn(one))
+    return found
+
+
+def _rows(drawn: Iterable[_Drawn]) -> Iterator[Row]:
+    """Slices (in order of start, longer first) on as few rows of their thread as nesting allows."""
+    threads: dict[tuple[str, str], list[tuple[list[int], list[_Drawn]]]] = {}
+    for one in drawn:
+        rows = threads.setdefault((one.slice.process, one.slice.thread), [])
+        start, end = _ticks(one.slice.start), _ticks(one.slice.start + one.slice.duration)
         for open_ends, row in rows:
             while open_ends and open_ends[-1] <= start:
                 open_ends.pop()
@@ -100,17 +234,42 @@ def _metadata(processes: Mapping[str, int], rows: Iterable[Row]) -> Iterator[dic
         yield {"ph": "M", "name": "thread_sort_index", **place, "args": {"sort_index": number}}
 
 
-def _events(processes: Mapping[str, int], rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
-    for process, thread, number, row in rows:
-        for one in row:
-            start = _ticks(one.start)
-            yield {
-                "ph": "X",
-                "name": one.name,
-                "cat": thread,
-                "pid": processes[process],
-                "tid": number,
-                "ts": start / MICROSECONDS,
-                "dur": (_ticks(one.start + one.duration) - start) / MICROSECONDS,
-                "args": dict(one.args),
-            }
+def _row_events(processes: Mapping[str, int], row: Row) -> Iterator[dict[str, Any]]:
+    process, thread, number, drawn = row
+    place = {"pid": processes[process], "tid": number}
+    for one in drawn:
+        start, end = _ticks(one.slice.start), _ticks(one.slice.start + one.slice.duration)
+        yield {
+            "ph": "X",
+            "name": one.slice.name,
+            "cat": thread,
+            **place,
+            "ts": start / MICROSECONDS,
+            "dur": (end - start) / MICROSECONDS,
+            "args": dict(one.slice.args),
+        }
+        if one.arrow:
+            arrow = {"name": "transfer", "cat": "transfer", "id": one.arrow, **place}
+            # `bp: e` binds the head to the slice it lies in, and not to the one that follows.
+            ends = (
+                {"ph": "f", "bp": "e", "ts": end / MICROSECONDS}
+                if one.arrives
+                else {"ph": "s", "ts": start / MICROSECONDS}
+            )
+            yield arrow | ends
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[str]]:
+    """A file for text, compressed by its name."""
+    with path.open("wb") as raw:
+        if path.suffix != ".gz":
+            with io.TextIOWrapper(raw, "utf-8", newline="") as text:
+                yield text
+            return
+        # gzip stamps its header with the file's name and the clock unless told otherwise.
+        with (
+            gzip.GzipFile("", "wb", 6, raw, 0) as packed,
+            io.TextIOWrapper(packed, "utf-8", newline="") as text,
+        ):
+            yield text

@@ -58,8 +58,10 @@ class Split:
     """Stable: scores of one name are compared over time (`half of each family`)."""
     fit: Sequence[Row]
     scored: Sequence[Row]
-    label: Callable[[Row], str] = field(default=lambda row: row.family)
-    """The line of the score table a row belongs to."""
+    labels: Callable[[Row], Sequence[str]] = field(default=lambda row: (row.family,))
+    """The lines of the score table a row belongs to, beside that over all rows."""
+    drawn: bool = True
+    """Whether another seed would give another split."""
 
 
 class DataSet(Protocol):

@@ -131,7 +131,8 @@ class PredictionContext:
 
         result = simulate(workload, self.profile, seed=self.repeat.seed)
         self.results.append(result)
-        chrome_trace.write(self.artifacts / f"{self._file_name(name)}.trace.json", result.slices)
+        path = self.artifacts / f"{self._file_name(name)}.trace.json"
+        chrome_trace.write(path, result.timeline(), levels=result.levels(), names=result.names())
         return result
 
     def stamp(self) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 Every emulated value is a prediction: it states which version of the emulator made it, from which hardware profile, and
 a band that is claimed to hold the truth in 80 % of cases. Whenever a measured record exists for the same plan on the
-same hardware, the prediction can be scored. The scores (`emulation.calibrate.score`) are taken per metric, engine and version of the emulator:
-errors, order, regret of the plan that would have been picked, and coverage of the claimed bands.
+same hardware, the prediction can be scored. The scores (`emulation.calibrate.score`) are taken per metric, engine and
+version of the emulator: errors, order, regret of the plan that would have been picked, coverage of the claimed bands.
 
 Nothing is stored apart: the ledger is derived from the records, so it cannot disagree with them.
 """

@@ -108,7 +108,7 @@ def _report(found: Measurement, made: dict[str, Any], target: Path, samples: Pat
                 "cases": len(found.series),
                 "drifted": drifted,
                 "load_average": found.machine["load_average"],
-                "residuals": made.get("calibration", {}).get("residuals", {}),
+                "residuals": made.get("residuals", []),
             }
         )
         return

@@ -82,6 +82,7 @@ def test_the_surface_is_frozen():
         "show": ["--json", "--out"],
         "status": ["--json", "--on", "--out", "--set"],
         "compare": ["--json", "--out", "--predictions"],
+        "check-emulator": ["--data", "--held-out", "--json", "--seeds", "--update"],
         "report": ["--json", "--junit", "--on", "--out", "--set", "--to"],
         "export": ["--json", "--out", "--to"],
         "schema": ["--check", "--json"],
@@ -94,7 +95,7 @@ def test_the_surface_is_frozen():
 
 def test_every_verb_has_its_module():
     for verb in cli.VERBS:
-        assert callable(__import__(f"harness.verbs.{verb}", fromlist=["run"]).run)
+        assert callable(__import__(f"harness.verbs.{verb.replace('-', '_')}", fromlist=["run"]).run)
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def test_grade_is_the_weakest_that_was_used_and_widens_the_band(small):
 
 
 def test_band_adds_families_in_quadrature():
-    half = combined({("compute", "prior"): 0.5, ("p2p", "prior"): 0.5})
+    half = combined({("compute", "prior", None): 0.5, ("p2p", "prior", None): 0.5})
     (compute, _), (p2p, _) = width("compute", "prior"), width("p2p", "prior")
     assert half[0] == pytest.approx(((compute / 2) ** 2 + (p2p / 2) ** 2) ** 0.5)
 

@@ -1,3 +1,4 @@
+import math
 from itertools import pairwise
 
 import pytest
@@ -150,6 +151,60 @@ def test_groups_without_a_table_keep_to_the_librarys_options(small):
     work = Workload()
     work.collective("all-reduce", ["host0/gpu0", "host0/gpu1"], 10**6)
     assert collective(work.nodes[0], Topology(profile)).method == "ring"
+
+
+def test_directly_linked_groups_read_their_own_table_only(shipped):
+    profile = shipped("v100x8-nvlink")
+    sources = profile.sources | {"test": "test"}
+    profile = profile.model_copy(update={"collective_tables": [ring(2), ring(8)], "sources": sources})
+    topology = Topology(profile)
+    work = Workload()
+    for ranks in (2, 4, 8):
+        work.collective("all-reduce", [f"host0/gpu{n}" for n in range(ranks)], 10**5)
+    methods = [collective(node, topology).method for node in work.nodes]
+    assert methods[0] == methods[2] == "table"
+    assert methods[1] in {option.name for option in profile.collectives}
+
+
+RESIDUALS = [
+    {"least": 1000.0, "most": 4000.0, "q10": -0.2, "q90": 0.3, "count": 9},
+    {"least": 5000.0, "most": 10_000.0, "q10": -0.02, "q90": 0.03, "count": 90},
+]
+
+
+def with_residuals(points, ranks=4):
+    return CollectiveTable.model_validate({**table(points, ranks).model_dump(mode="json"), "residuals": RESIDUALS})
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "spread"),
+    [(1000, (0.2, 0.3)), (4500, (0.02, 0.03)), (10_000, (0.02, 0.03)), (999, (0.4, 0.6)), (10_001, (0.04, 0.06))],
+)
+def test_a_band_is_what_the_table_was_off_by_at_that_size(nbytes, spread):
+    made = with_residuals({1000: 10, 10_000: 40})
+    assert tables.read([made], "all-reduce", (4, 1), "nvlink", nbytes).spread == pytest.approx(spread)
+
+
+def test_a_table_without_residuals_claims_its_grades_band(small):
+    assert tables.read([ring(4)], "all-reduce", (4, 1), "nvlink", 1000).spread is None
+
+
+def test_the_band_of_an_unseen_group_size_reaches_over_other_assumptions():
+    made = [with_residuals({1000: 10, 10_000: 40}, 2), with_residuals({1000: 40, 10_000: 160}, 8)]
+    read = tables.read(made, "all-reduce", (4, 1), "nvlink", 8000)
+    low, high = (tables.at(one, 8000) for one in made)
+    # Time geometric in log n is the lowest of the alternatives, the reading itself the highest.
+    geometric = math.sqrt(low * high)
+    assert read.spread[0] == pytest.approx(math.hypot(math.log(read.seconds / geometric), 0.02, 0.02))
+    assert read.spread[1] == pytest.approx(math.hypot(0.03, 0.03))
+
+
+def test_a_workloads_band_is_that_of_the_table_it_reads(small):
+    profile = small(collective_tables=document(with_residuals({1000: 10, 10_000: 40})))
+    work = Workload()
+    work.collective("all-reduce", [f"host0/gpu{n}" for n in range(4)], 8000)
+    result = simulate(work, profile)
+    assert [end / result.seconds for end in result.band()] == pytest.approx([math.exp(-0.02), math.exp(0.03)])
 
 
 def test_more_bytes_never_take_less_time(small):

@@ -1,0 +1,256 @@
+"""Ways between hosts: from a port of one over the fabric to a port of another.
+
+Two fabrics answer the same questions. `Woven` follows a shape (`emulation.topologies`) and makes no graph; `Explicit`
+has the links a profile lists and finds the shortest ways between its switches (Dijkstra, once per switch). Ports do
+not forward, and neither do hosts: a way between two hosts passes through no third.
+
+Equal ways are chosen among by equal-cost multi-path hashing: the choice is a function of seed, ends and flow label
+alone, taken from BLAKE2b, so that one flow keeps its way and another cluster size or run order changes nobody's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from emulation import layout
+from emulation.topologies import ports, shape_of
+from emulation.units import picoseconds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from emulation.figures import Grade
+    from emulation.profile import FabricTopology, LinkKind, Profile, Wiring
+    from emulation.topologies import Pick
+
+PROBE_BYTES = 2**20
+"""The message whose arrival time measures how far two ends are apart."""
+
+
+class DirectedLink(NamedTuple):
+    """One direction of a link, or a host's memory."""
+
+    name: str
+    kind: LinkKind | str
+    capacity: float
+    """Payload bytes per second."""
+    latency: int
+    """Picoseconds."""
+    grade: Grade
+
+    @property
+    def seconds(self) -> float:
+        """How long the probe takes over it."""
+        return self.latency / 1e12 + PROBE_BYTES / self.capacity
+
+
+def directed(left: str, right: str, link: Wiring, kind: LinkKind, lanes: int) -> DirectedLink:
+    """One direction of a wire."""
+    return DirectedLink(f"{left}>{right}", kind, link.over(lanes), picoseconds(link.latency.value), link.grade)
+
+
+class Flow:
+    """The equal-cost choices of one flow, in the order in which they come up."""
+
+    def __init__(self, seed: int, src: str, dst: str, label: str) -> None:
+        self._key = f"{seed}\0{src}\0{dst}\0{label}".encode()
+        self._bits = 0
+
+    def __call__(self, ways: int) -> int:
+        """The number of the way to take, of `ways` equal ones."""
+        if ways == 1:
+            return 0
+        if not self._bits:
+            # 128 bits outlast the choices of any route; a leading 1 marks where they end.
+            self._bits = 1 << 128 | int.from_bytes(hashlib.blake2b(self._key, digest_size=16).digest(), "big")
+        self._bits, choice = divmod(self._bits, ways)
+        return choice
+
+
+class Woven:
+    """A fabric whose links follow from its shape: access links by port, then trunks by the shape's numbers."""
+
+    def __init__(self, profile: Profile, topology: FabricTopology) -> None:
+        self.shape = shape_of(profile, topology)
+        self._link, self._trunk = topology.link, topology.trunk or topology.link
+        self.ports: list[str] = []
+        self._place: dict[str, int] = {}
+        self._switch: list[int] = []
+        for host, names in enumerate(ports(profile, topology.ends)):
+            for port, name in enumerate(names):
+                place = self._place[name] = len(self.ports)
+                self.ports.append(name)
+                self._switch.append(self.shape.attached(host, port, place))
+        self._lanes = self._trunk.lanes * self.shape.bundle
+        access = directed("", "", self._link, self._link.kind, self._link.lanes)
+        self.least = 2 * access.seconds
+        """How long the probe takes at least between two ports."""
+        self._trunk_seconds = directed("", "", self._trunk, self._trunk.kind, self._lanes).seconds
+
+    def __len__(self) -> int:
+        return 2 * (len(self.ports) + self.shape.trunks)
+
+    def link(self, number: int) -> DirectedLink:
+        """An even number leads from a port or up, the odd one after it back."""
+        wire, back = divmod(number, 2)
+        if wire < len(self.ports):
+            ends = (self.ports[wire], self.switch_name(self._switch[wire]))
+            link, lanes = self._link, self._link.lanes
+        else:
+            low, high = self.shape.trunk(wire - len(self.ports))
+            ends = (self.switch_name(low), self.switch_name(high))
+            link, lanes = self._trunk, self._lanes
+        left, right = reversed(ends) if back else ends
+        return directed(left, right, link, link.kind, lanes)
+
+    def switch_name(self, switch: int) -> str:
+        """`fabric/leaf3`."""
+        tier = next(tier for tier in reversed(self.shape.tiers) if switch >= tier.first)
+        return f"fabric/{tier.name}{switch - tier.first}"
+
+    def switch_of(self, port: str) -> int:
+        """The switch a port hangs on."""
+        return self._switch[self._place[port]]
+
+    def joining(self, left: str, right: str) -> int | None:
+        """Number of the link from one member to another; None where there is none."""
+        for port, switch, back in ((left, right, 0), (right, left, 1)):
+            if port in self._place:
+                return 2 * self._place[port] + back if self._number(switch) == self.switch_of(port) else None
+        one, other = self._number(left), self._number(right)
+        return None if one is None or other is None else self._between(one, other)
+
+    def next_to(self, name: str) -> Iterable[str]:
+        """Members that a link leads to from this one."""
+        if name in self._place:
+            return [self.switch_name(self.switch_of(name))]
+        switch = self._number(name)
+        if switch is None:
+            return []
+        hosts = [port for port, one in zip(self.ports, self._switch, strict=True) if one == switch]
+        every = (number for tier in self.shape.tiers for number in range(tier.first, tier.first + tier.switches))
+        return hosts + [self.switch_name(one) for one in every if self.shape.joining(switch, one) is not None]
+
+    def hangs(self, port: str) -> bool:
+        """Whether a member of a host is a port of this fabric."""
+        return port in self._place
+
+    def seconds(self, src: str, dst: str) -> float:
+        """How long the probe takes from port to port."""
+        hops = self.shape.hops(self.switch_of(src), self.switch_of(dst))
+        return self.least + hops * self._trunk_seconds
+
+    def way(self, src: str, dst: str, pick: Pick) -> list[int]:
+        """The links from port to port."""
+        switches = self.shape.way(self.switch_of(src), self.switch_of(dst), pick)
+        trunks = [self._between(one, other) for one, other in pairwise(switches)]
+        return [2 * self._place[src], *[n for n in trunks if n is not None], 2 * self._place[dst] + 1]
+
+    def _between(self, one: int, other: int) -> int | None:
+        trunk = self.shape.joining(one, other)
+        if trunk is None:
+            return None
+        return 2 * (len(self.ports) + trunk) + int(self.shape.trunk(trunk)[0] != one)
+
+    def _number(self, name: str) -> int | None:
+        head, _, short = name.partition("/")
+        for tier in self.shape.tiers:
+            place = short.removeprefix(tier.name)
+            if head == "fabric" and place != short and place.isdecimal() and int(place) < tier.switches:
+                return tier.first + int(place)
+        return None
+
+
+class Explicit:
+    """A fabric whose links are listed."""
+
+    def __init__(self, profile: Profile) -> None:
+        self._links: list[DirectedLink] = []
+        self._direct: dict[tuple[str, str], int] = {}
+        self._next: dict[str, list[str]] = {}
+        self._graph: Any = None
+        self._found: dict[str, tuple[dict[str, list[str]], dict[str, float]]] = {}
+        for wire in layout.fabric_wires(profile):
+            for left, right in ((wire.left, wire.right), (wire.right, wire.left)):
+                self._add(left, right, directed(left, right, wire.link, wire.link.kind, wire.lanes))
+        self.least = min((link.seconds for link in self._links), default=0.0)
+        """How long the probe takes at least between two ports."""
+
+    def _add(self, left: str, right: str, link: DirectedLink) -> None:
+        known = self._direct.get((left, right))
+        if known is not None and self._links[known].capacity >= link.capacity:
+            return
+        if known is None:
+            self._next.setdefault(left, []).append(right)
+        self._direct[left, right] = len(self._links)
+        self._links.append(link)
+
+    def __len__(self) -> int:
+        return len(self._links)
+
+    def link(self, number: int) -> DirectedLink:
+        """One of them."""
+        return self._links[number]
+
+    def joining(self, left: str, right: str) -> int | None:
+        """Number of the link from one member to another; of parallel ones the fastest."""
+        return self._direct.get((left, right))
+
+    def next_to(self, name: str) -> Iterable[str]:
+        """Members that a link leads to from this one."""
+        return self._next.get(name, [])
+
+    def hangs(self, port: str) -> bool:
+        """Whether a member of a host is a port of this fabric."""
+        return port in self._next
+
+    def seconds(self, src: str, dst: str) -> float:
+        """How long the probe takes from port to port; infinite where nothing joins them."""
+        return self._best(src, dst)[0]
+
+    def way(self, src: str, dst: str, pick: Pick) -> list[int]:
+        """The links from port to port."""
+        _, first, last = self._best(src, dst)
+        names = [dst]
+        if last:
+            names.append(last)
+            before, _ = self._from(first)
+            while names[-1] != first:
+                choices = before[names[-1]]
+                names.append(choices[pick(len(choices))])
+        names = [src, *reversed(names)]
+        return [self._direct[pair] for pair in pairwise(names)]
+
+    def _best(self, src: str, dst: str) -> tuple[float, str, str]:
+        """Seconds of the shortest way, and its first and last switch; none where a link joins the ports."""
+        direct = self._direct.get((src, dst))
+        best = (math.inf if direct is None else self._links[direct].seconds, "", "")
+        for first in self._next[src]:
+            for last in self._next[dst]:
+                if first.startswith("fabric/") and last.startswith("fabric/"):
+                    between = 0.0 if first == last else self._from(first)[1].get(last, math.inf)
+                    total = self._cost(src, first) + between + self._cost(last, dst)
+                    if total < best[0]:
+                        best = (total, first, last)
+        return best
+
+    def _cost(self, left: str, right: str) -> float:
+        return self._links[self._direct[left, right]].seconds
+
+    def _from(self, switch: str) -> tuple[dict[str, list[str]], dict[str, float]]:
+        """For each switch, the last ones on the shortest ways to it, and how long the probe takes."""
+        if switch not in self._found:
+            import networkx
+
+            if self._graph is None:
+                self._graph = networkx.DiGraph()
+                for left, right in self._direct:
+                    if left.startswith("fabric/") and right.startswith("fabric/"):
+                        self._graph.add_edge(left, right, seconds=self._cost(left, right))
+            if switch not in self._graph:
+                return {}, {}
+            self._found[switch] = networkx.dijkstra_predecessor_and_distance(self._graph, switch, weight="seconds")
+        return self._found[switch]
