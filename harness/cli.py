@@ -142,7 +142,7 @@ def _other_arguments(made: Mapping[str, argparse.ArgumentParser]) -> None:
     made["schema"].add_argument("--check", action="store_true", help="only say whether the committed files are current")
     made["calibrate"].add_argument("--to", metavar="FILE", default="", help="where the profile goes (a .yaml file)")
     made["calibrate"].add_argument(
-        "--name", default="", help="name of the profile (default: that of the file, or local)"
+        "--name", default="", help="name of the profile (default: that of the file, or this-machine)"
     )
     made["calibrate"].add_argument("--quick", action="store_true", help="fewer sizes and samples: under a minute")
     made["calibrate"].add_argument(

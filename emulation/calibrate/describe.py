@@ -116,7 +116,7 @@ class Calibration:
             drifted = sum(s.drifted for s in series)
             self.sources[key] = (
                 f"harness calibrate, probe {probe}, {self.found.started}, {what}, load average {load:.2f}; "
-                f"{len(series)} cases, {min((len(s.samples) for s in series), default=0)} samples, {drifted} drifted > 5 %"
+                f"{len(series)} cases of {min((len(s.samples) for s in series), default=0)} samples, {drifted} drifted"
             )
         return key
 

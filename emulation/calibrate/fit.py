@@ -258,8 +258,8 @@ def _relative(
         dict(zip(names, map(float, parameters), strict=True)),
         _unidentified(names, fitted, low, high, slopes),
         decades=by_decade(sizes, errors),
-        residuals=left_out,
-        work=[float(size) for size in sizes] if left_out else [],
+        residuals=[log for log in left_out if not math.isnan(log)],
+        work=[float(size) for size, log in zip(sizes, left_out, strict=bool(left_out)) if not math.isnan(log)],
     )
 
 
@@ -313,13 +313,16 @@ def _unidentified(names: Sequence[str], fitted: Array, low: Array, high: Array, 
 def _held_out(
     model: Callable[[Array, Any], Array], fitted: Array, low: Array, high: Array, work: Any, times: Array
 ) -> list[float]:
-    """ln(measured / predicted) of each sample, by fits that did not see it."""
+    """ln(measured / predicted) of each sample, by fits that did not see it; NaN for those of the end sizes."""
     count = len(times)
     if count <= len(fitted):
         return []
-    folds = min(FOLDS, count)
-    place = np.random.default_rng(0).permutation(count)
-    residuals = np.zeros(count)
+    sizes = work[1] if isinstance(work, tuple) else work
+    # The ends are never left out: beyond its knots a curve claims less, and is graded so.
+    inner = np.flatnonzero((sizes > np.min(sizes)) & (sizes < np.max(sizes)))
+    place = np.random.default_rng(0).permutation(inner)
+    folds = min(FOLDS, len(place))
+    residuals = np.full(count, np.nan)
     for fold in range(folds):
         out = place[fold::folds]
         kept = np.setdiff1d(np.arange(count), out)

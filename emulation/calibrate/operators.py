@@ -13,7 +13,7 @@ normalization   `layer_norm`, scale and shift                8 B a number       
 activation      `gelu`, tanh approximation                   8 B a number                  12 B
 elementwise     `add` of two tensors                         12 B a number                 0 B: gradients pass through
 accumulate      `add_` of a gradient into another            12 B a number
-layout          transposed copy (heads and sequence)         8 B a number                  0 B: a view of the gradient
+layout          transposed copy (heads and sequence)         8 B a number                  8 B: put back in order
 embedding       rows of a table                              8 B a number of the result    4 B a number of the table
                                                                                            + 12 B a number of the result
 loss            cross-entropy over the vocabulary            8 B a logit                   12 B a logit
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 NUMBER = 4
 """Bytes of a float32."""
 COPIES = 12
+FEWEST_COPIES = 4
 COPIED_BYTES = 2**24
 """Copies of one operator together touch about as much as this, at most."""
 COPIED_FLOPS = 2e8
@@ -105,7 +106,9 @@ class Operator:
         """How many copies a sample runs; alike in all processes."""
         flops, nbytes = self.forward
         fitting = min(COPIED_BYTES / max(nbytes, 1), COPIED_FLOPS / max(flops, 1))
-        return max(1, min(COPIES, int(fitting)))
+        # Starting autograd costs as much as a small operator, once for all copies.
+        least = FEWEST_COPIES if self.backward and flops < LARGEST_FLOPS / 4 else 1
+        return max(least, min(COPIES, int(fitting)))
 
 
 def operators(*, quick: bool = False) -> list[Operator]:
@@ -232,14 +235,15 @@ def _elementwise() -> Iterator[Operator]:
         def layout(torch: Any, n: int = numbers) -> Any:
             width = min(32, n // 4)
             heads = n // width // (n // width // 4 or 1) or 1
-            x = _leaf(torch, n // width // heads, heads, width)
-            return (lambda x: x.transpose(0, 1).contiguous()), (x,)
+            shape = (n // width // heads, heads, width)
+            # From a flat tensor, so that the gradient has to be put back in order, as before a matrix product.
+            return (lambda x: x.view(shape).transpose(0, 1).contiguous()), (_leaf(torch, n),)
 
         shape = str(numbers)
         yield Operator("activation", shape, (0.0, read_written), (0.0, 12.0 * numbers), activation)
         yield Operator("elementwise", shape, (0.0, 12.0 * numbers), (0.0, 0.0), add)
         yield Operator("accumulate", shape, (0.0, 12.0 * numbers), None, accumulate)
-        yield Operator("layout", shape, (0.0, read_written), (0.0, 0.0), layout)
+        yield Operator("layout", shape, (0.0, read_written), (0.0, read_written), layout)
 
 
 def _embeddings() -> Iterator[Operator]:

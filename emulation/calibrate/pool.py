@@ -30,11 +30,14 @@ ENVIRONMENT = {
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "GLOO_SOCKET_IFNAME": "lo",
-    "MALLOC_MMAP_THRESHOLD_": str(2**30),
-    "MALLOC_TRIM_THRESHOLD_": str(2**34),
-    "MALLOC_TOP_PAD_": str(2**26),
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+    "MALLOC_ARENA_MAX": "1",
 }
-"""What a worker is started with, and what a job has to be started with for its figures to hold."""
+"""What a worker is started with, and what a job has to run with for its figures to hold.
+
+The last three are what `harness.api.retain_freed_memory` asks of the allocator.
+"""
 TIMEOUT = 120.0
 """Seconds after which a probe that has not answered is given up."""
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from emulation.calibrate.measure import Measurement, Probe
 
-DEFAULT_NAME = "local"
+DEFAULT_NAME = "this-machine"
 NAME = r"[a-z0-9][a-z0-9._-]{0,60}"
 """What `emulation.profile.Profile` takes for a name."""
 
