@@ -25,6 +25,7 @@ from emulation.figures import (
     BytesCurve,
     BytesFigure,
     DurationFigure,
+    FactorFigure,
     Figure,
     FlopRateFigure,
     FlopsCurve,
@@ -54,13 +55,28 @@ class Bandwidth(Strict):
     peak: RateFigure
     efficiency: BytesCurve | None = None
 
-    def rate(self, nbytes: float) -> float:
-        """Bytes per second for a transfer of `nbytes`."""
-        return self.peak.value * (self.efficiency.value_at(nbytes) if self.efficiency else 1.0)
+    def rate(self, nbytes: float, curve: BytesCurve | None = None) -> float:
+        """Bytes per second for a transfer of `nbytes`; `curve` takes the place of the efficiency."""
+        curve = curve or self.efficiency
+        return self.peak.value * (curve.value_at(nbytes) if curve else 1.0)
 
-    def grade_at(self, nbytes: float) -> Grade:
+    def grade_at(self, nbytes: float, curve: BytesCurve | None = None) -> Grade:
         """Grade of `rate(nbytes)`."""
-        return corrected(self.peak.grade, self.efficiency.grade_at(nbytes)) if self.efficiency else self.peak.grade
+        curve = curve or self.efficiency
+        return corrected(self.peak.grade, curve.grade_at(nbytes)) if curve else self.peak.grade
+
+
+class FamilyCurve(Strict):
+    """What kernels of one family of operators (`matmul`, `normalization`, ...) get; absent figures are the device's."""
+
+    flops: FlopsCurve | None = None
+    """Of the peak rate of arithmetic."""
+    bytes: BytesCurve | None = None
+    """Of the memory's peak bandwidth."""
+    launch: DurationFigure | None = None
+    """Fixed time of one operator: the framework's dispatch as well as the device's launch."""
+    contention: FactorFigure | None = None
+    """How many times longer one takes when all cores of the host run the same."""
 
 
 class Throughput(Strict):
@@ -68,14 +84,26 @@ class Throughput(Strict):
 
     peak: FlopRateFigure
     efficiency: FlopsCurve | None = None
+    families: dict[str, FamilyCurve] = Field(default_factory=dict)
+    """By family of operators; what has no curve of its own is read off `efficiency`."""
 
-    def rate(self, flops: float) -> float:
+    def rate(self, flops: float, family: str = "") -> float:
         """FLOP per second for a kernel of `flops`."""
-        return self.peak.value * (self.efficiency.value_at(flops) if self.efficiency else 1.0)
+        curve = self._curve(family)
+        return self.peak.value * (curve.value_at(flops) if curve else 1.0)
 
-    def grade_at(self, flops: float) -> Grade:
+    def grade_at(self, flops: float, family: str = "") -> Grade:
         """Grade of `rate(flops)`."""
-        return corrected(self.peak.grade, self.efficiency.grade_at(flops)) if self.efficiency else self.peak.grade
+        curve = self._curve(family)
+        return corrected(self.peak.grade, curve.grade_at(flops)) if curve else self.peak.grade
+
+    def family(self, name: str) -> FamilyCurve | None:
+        """The curves of a family; a backward pass without its own has those of its forward pass."""
+        return self.families.get(name) or self.families.get(name.removesuffix("-backward"))
+
+    def _curve(self, family: str) -> FlopsCurve | None:
+        found = self.family(family)
+        return found.flops if found and found.flops else self.efficiency
 
 
 class DeviceModel(Strict):
@@ -362,6 +390,19 @@ def _written_out(value: Any) -> Any:
     return options(prior.generation, prior.source)
 
 
+class Calibration(Strict):
+    """Where a measured profile comes from: the file of raw samples beside it."""
+
+    digest: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """SHA-256 of that file."""
+    date: str
+    """When it began, ISO 8601, UTC."""
+    machine: str
+    """What was measured: processor, cores, system."""
+    file: str
+    """Name of the file of raw samples, in the profile's folder."""
+
+
 @dataclass(frozen=True)
 class Capabilities:
     """What an experiment may ask of a cluster."""
@@ -400,6 +441,8 @@ class Profile(Strict):
     """What families of models were off by where that was measured; absent: the band of the grade."""
     fragmentation: FractionFigure
     """Part of a device's memory the allocator cannot use."""
+    calibration: Calibration | None = None
+    """Of a profile that `harness calibrate` wrote."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Profile:
@@ -417,7 +460,7 @@ class Profile(Strict):
     @property
     def digest(self) -> str:
         """SHA-256 over every field that can change a result, in canonical JSON."""
-        fields = self.model_dump(mode="json", by_alias=True, exclude={"description"})
+        fields = self.model_dump(mode="json", by_alias=True, exclude={"description", "calibration"})
         return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     @property
