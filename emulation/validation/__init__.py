@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-DATA_SETS = ("allreduce",)
+DATA_SETS = ("allreduce", "megatron")
 """Modules of this package, in the order they are reported."""
 
 
