@@ -90,6 +90,12 @@ class FactorFigure(Figure):
     value: float = Field(ge=1, le=1000)
 
 
+class SizeFigure(Figure):
+    """A number of rows or columns."""
+
+    value: float = Field(ge=0, allow_inf_nan=False)
+
+
 class FlopsPoint(Strict):
     """A knot of a `FlopsCurve`."""
 
