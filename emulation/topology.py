@@ -118,6 +118,19 @@ class Exit(NamedTuple):
     into: tuple[int, ...]
 
 
+class Place(NamedTuple):
+    """Where a device is."""
+
+    host: str
+    short: str
+    group: int
+    """Number of its host group."""
+    start: int
+    """Number of its host's first link."""
+    kind: int
+    """Devices of one kind have the same ways out of their hosts and in."""
+
+
 class Links(Sequence[DirectedLink]):
     """All directed links by number, made when they are looked at and kept."""
 
@@ -177,7 +190,9 @@ class Topology:
         self._exits: dict[tuple[int, str, int, str], list[Exit]] = {}
         self._ports: list[list[str]] = [[] for _ in self._templates]
         self._class: dict[str, object] = {}
-        self._chosen: dict[tuple[object, ...], tuple[tuple[int, ...], Exit | None]] = {}
+        self._places: dict[str, Place] = {}
+        self._kinds: dict[tuple[object, ...], int] = {}
+        self._chosen: dict[tuple[int, int, bool], tuple[tuple[int, ...], Exit | None]] = {}
         self._hang()
         self._routes: dict[tuple[str, str, str], Route] = {}
         self.known: dict[object, object] = {}
@@ -316,13 +331,13 @@ class Topology:
         if (src, dst) in self._pinned:
             hops = [src, *self._pinned[src, dst], dst]
             return tuple(number for pair in pairwise(hops) if (number := self.joining(*pair)) is not None)
-        inner, exit = self._shortest(src, dst)
-        (head, start), (other, start_two) = self._at(src), self._at(dst)
+        here, there = self._where(src), self._where(dst)
+        inner, exit = self._shortest(here, there)
+        start, start_two, first = here.start, there.start, self._fabric_start
         if exit is None:
             return tuple([start + n for n in inner])
         pick = Flow(self.seed, src, dst, label)
-        way = self.fabric.way(f"{head}/{exit.leaving}", f"{other}/{exit.arriving}", pick)
-        first = self._fabric_start
+        way = self.fabric.way(f"{here.host}/{exit.leaving}", f"{there.host}/{exit.arriving}", pick)
         return (*[start + n for n in exit.out], *[first + n for n in way], *[start_two + n for n in exit.into])
 
     def exit(self, src: str, dst: str) -> Exit:
@@ -331,7 +346,7 @@ class Topology:
         Raises:
             ValueError: no chain of links over the fabric joins them.
         """
-        exit = self._shortest(src, dst)[1]
+        exit = self._shortest(self._where(src), self._where(dst))[1]
         if exit is None:
             raise ValueError(f"{src!r} and {dst!r} are not joined over the fabric")
         return exit
@@ -354,19 +369,32 @@ class Topology:
             return self.memory[other.partition("/")[0]]
         return number + self.start(other) - self.start(device)
 
-    def _shortest(self, src: str, dst: str) -> tuple[tuple[int, ...], Exit | None]:
+    def _where(self, device: str) -> Place:
+        found = self._places.get(device)
+        if found is None:
+            head, _, short = device.partition("/")
+            if head not in self._hosts:
+                self.profile.host(device)
+                raise ValueError(f"the cluster has no device {device!r}")
+            index, start = self._hosts[head]
+            # Hosts that hang on the same switches leave and enter alike.
+            kind = self._kinds.setdefault((index, short, self._class[head]), len(self._kinds))
+            found = self._places[device] = Place(head, short, index, start, kind)
+        return found
+
+    def _shortest(self, here: Place, there: Place) -> tuple[tuple[int, ...], Exit | None]:
         """The way inside a host, or out of it and into another."""
-        (head, _, one), (other, _, two) = src.partition("/"), dst.partition("/")
-        index, index_two = self._group(head, src), self._group(other, dst)
-        # Hosts that hang on the same switches leave and enter alike.
-        key = (index, one, self._class[head], index_two, two, self._class[other], head == other)
+        same = here.start == there.start and here.host == there.host
+        key = (here.kind, there.kind, same)
         found = self._chosen.get(key)
         if found is None:
-            inner = self._templates[index].ways(one).get(two) if head == other else None
-            exit = self._best_exit(self._ways_out(index, one, index_two, two), head, other, inner)
+            inner = self._templates[here.group].ways(here.short).get(there.short) if same else None
+            exits = self._ways_out(here.group, here.short, there.group, there.short)
+            exit = self._best_exit(exits, here.host, there.host, inner)
             if exit is None and inner is None:
-                text = f"no chain of links leads from {src!r} to {dst!r} except through accelerators or other hosts"
-                raise ValueError(text)
+                ends = f"{here.host}/{here.short}", f"{there.host}/{there.short}"
+                text = f"no chain of links leads from {ends[0]!r} to {ends[1]!r}"
+                raise ValueError(f"{text} except through accelerators or other hosts")
             found = self._chosen[key] = (inner.links if inner else (), exit)
         return found
 
@@ -383,17 +411,6 @@ class Topology:
             if total < best:
                 best, found = total, exit
         return found
-
-    def _at(self, device: str) -> tuple[str, int]:
-        head = device.partition("/")[0]
-        return head, self._hosts[head][1]
-
-    def _group(self, head: str, device: str) -> int:
-        known = self._hosts.get(head)
-        if known is None:
-            self.profile.host(device)
-            raise ValueError(f"the cluster has no device {device!r}")
-        return known[0]
 
     def _ways_out(self, index: int, src: str, other: int, dst: str) -> list[Exit]:
         """Ways out of one host and into another, the shortest inside first, equal ones in the order of ports."""
