@@ -118,7 +118,7 @@ class Shape(Protocol):
         """The two switches that a trunk joins."""
 
     def joining(self, one: int, other: int) -> int | None:
-        """Twice the number of the trunk from one switch to another, plus 1 where that is backwards; None without one."""
+        """Twice the number of the trunk from one switch to another, plus 1 if backwards; None without one."""
 
     def hops(self, one: int, other: int) -> int:
         """Trunks on a shortest way between the switches of two ports."""
