@@ -16,9 +16,9 @@ import hashlib
 import json
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from emulation import layout
 from emulation.figures import (
@@ -285,6 +285,8 @@ class FabricTopology(Strict):
     """Of a fat tree: leaves and spines, or pods of them under cores."""
     pod_leaves: int | None = Field(default=None, ge=1, le=4096)
     """Leaves of a pod."""
+    routing: Literal["hashed", "by-destination"] = "hashed"
+    """Which of equal ways is taken: by a hash of seed, ends and label (ECMP), or by the number of the target's port."""
     shape: list[Annotated[int, Field(ge=2, le=65536)]] | None = Field(default=None, min_length=1, max_length=3)
     """Of a torus: routers in each dimension."""
 
@@ -315,7 +317,7 @@ class CollectiveOption(Strict):
     """
 
     name: str
-    algorithm: Literal["ring", "tree", "halving-doubling", "two-level"]
+    algorithm: Literal["ring", "tree", "binary-tree", "halving-doubling", "two-level", "nvls"]
     base: Duration
     """Paid once per collective."""
     step: dict[LinkKind, Duration] = Field(min_length=1)
@@ -365,6 +367,29 @@ class CollectiveTable(Figure):
         return self
 
 
+class CollectivePrior(Strict):
+    """Options by the constants of a library's own tuner, in place of a list (`emulation.cost.nccl_tuner`)."""
+
+    prior: Literal["nccl"]
+    generation: Literal["volta", "ampere", "hopper", "blackwell"]
+    """Of the GPUs; from hopper on, NVLink switches add (NVLS)."""
+    source: str = "nccl"
+
+
+def _written_out(value: Any) -> Any:
+    """A prior as the list of options it stands for."""
+    if not isinstance(value, dict):
+        return value
+    from emulation.cost.nccl_tuner import options
+
+    try:
+        prior = CollectivePrior.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        refuse(first["loc"], first["msg"])
+    return options(prior.generation, prior.source)
+
+
 class Calibration(Strict):
     """Where a measured profile comes from: the file of raw samples beside it."""
 
@@ -396,7 +421,8 @@ class Profile(Strict):
     """A cluster. Equal digests mean equal emulated results."""
 
     schema_: Literal[1] = Field(alias="schema")
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,60}$")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,60}(@[1-9]\d{0,4})?$")
+    """As its file; `@128` follows where 128 hosts were asked for."""
     description: str = ""
     sources: dict[str, str] = Field(min_length=1)
     """Short key -> what it is: title, edition, section; figures name the key."""
@@ -404,7 +430,11 @@ class Profile(Strict):
     hosts: list[Host] = Field(min_length=1)
     fabric: Fabric = Field(default_factory=Fabric)
     routes: list[PinnedRoute] = Field(default_factory=list)
-    collectives: list[CollectiveOption] = Field(default_factory=list)
+    collectives: Annotated[
+        list[CollectiveOption],
+        BeforeValidator(_written_out, json_schema_input_type=list[CollectiveOption] | CollectivePrior),
+    ] = Field(default_factory=list)
+    """What the collective library can do: options, or `{prior: nccl, generation: ampere}`."""
     collective_tables: list[CollectiveTable] = Field(default_factory=list)
     """Measured times; where one fits the group it is used instead of `collectives`."""
     residuals: list[FamilyResiduals] = Field(default_factory=list)

@@ -281,8 +281,10 @@ class Program:
         self, block: Block, to: Block, nbytes: int, *, after: Iterable[int] = (), name: str = "", stream: str = ""
     ) -> int:
         """From each rank of a block to the one at the same place in another."""
-        if block.size != to.size or np.intersect1d(block.ranks, to.ranks).size:
+        key = (block, to)
+        if key not in self._checked and (block.size != to.size or np.intersect1d(block.ranks, to.ranks).size):
             raise WorkloadError(f"transfer {name!r}: needs two blocks of equal size that share no rank")
+        self._checked[key] = ()
         return self._add("transfer", block, stream, after, name, to=to, nbytes=_whole(nbytes, name))
 
     def alloc(self, block: Block, nbytes: int, *, after: Iterable[int] = (), name: str = "") -> int:

@@ -18,19 +18,22 @@ which switch a port hangs on, which switches lie between two others, and where e
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from itertools import pairwise, product
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from emulation.layout import host_groups, members
 from emulation.refusal import refuse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from emulation.profile import FabricTopology, Profile
     from emulation.refusal import Path
 
+Key = TypeVar("Key")
 Pick = Callable[[int], int]
 """Of n equal ways, the number of the one to take."""
 WHERE: Path = ("fabric", "topology")
@@ -42,9 +45,9 @@ NEEDS = {
 }
 MAY = {
     "flat": frozenset[str](),
-    "leaf-spine": frozenset({"trunk", "spines", "oversubscription", "rails"}),
-    "fat-tree": frozenset({"trunk", "spines", "oversubscription", "rails", "levels", "pod_leaves"}),
-    "torus": frozenset({"trunk"}),
+    "leaf-spine": frozenset({"trunk", "spines", "oversubscription", "rails", "routing"}),
+    "fat-tree": frozenset({"trunk", "spines", "oversubscription", "rails", "routing", "levels", "pod_leaves"}),
+    "torus": frozenset({"trunk", "routing"}),
 }
 
 
@@ -54,6 +57,43 @@ class Tier(NamedTuple):
     name: str
     first: int
     switches: int
+
+
+class Pairs(NamedTuple):
+    """Ports that all send to all others, by their switches; ports of one host do not send to each other."""
+
+    sources: Counter[int]
+    targets: Counter[int]
+    left_out: Counter[tuple[int, int]]
+    """Pairs of ports of one host."""
+    flows: float
+    """From each port to each."""
+
+    def leaving(self, unit: int) -> dict[int, float]:
+        """Flows that leave each unit of so many switches."""
+        return self._crossing(self.sources, self.targets, unit, 0)
+
+    def arriving(self, unit: int) -> dict[int, float]:
+        """Flows that come to each unit of so many switches from others."""
+        return self._crossing(self.targets, self.sources, unit, 1)
+
+    def between(self, one: int, other: int) -> float:
+        """Flows from one switch to another."""
+        return self.flows * (self.sources[one] * self.targets[other] - self.left_out[one, other])
+
+    def _crossing(self, here: Counter[int], there: Counter[int], unit: int, end: int) -> dict[int, float]:
+        inside: Counter[int] = Counter()
+        beyond: Counter[int] = Counter()
+        for switch, count in here.items():
+            inside[switch // unit] += count
+        for switch, count in there.items():
+            beyond[switch // unit] += count
+        total = there.total()
+        crossing = {key: count * (total - beyond[key]) for key, count in inside.items()}
+        for pair, count in self.left_out.items():
+            if pair[0] // unit != pair[1] // unit:
+                crossing[pair[end] // unit] -= count
+        return {key: self.flows * count for key, count in crossing.items()}
 
 
 class Shape(Protocol):
@@ -86,6 +126,9 @@ class Shape(Protocol):
     def way(self, one: int, other: int, pick: Pick) -> list[int]:
         """The switches on a shortest way, both ends included; `pick` chooses among equal ones."""
 
+    def spread(self, patterns: Sequence[Pairs]) -> dict[tuple[int, int], float]:
+        """Flows from switch to next switch, those of a pair of ports spread evenly over its equal ways."""
+
 
 @dataclass(frozen=True)
 class Flat:
@@ -117,6 +160,11 @@ class Flat:
         """The switch alone."""
         del other, pick
         return [one]
+
+    def spread(self, patterns: Sequence[Pairs]) -> dict[tuple[int, int], float]:
+        """Nothing goes from switch to switch."""
+        del patterns
+        return {}
 
 
 @dataclass(frozen=True)
@@ -195,6 +243,23 @@ class Clos:
         up, down = self._spine(one, spine), self._spine(other, spine)
         return [one, up, other] if up == down else [one, up, self._core(spine, pick(self.cores)), down, other]
 
+    def spread(self, patterns: Sequence[Pairs]) -> dict[tuple[int, int], float]:
+        """What leaves a leaf is divided over its spines, and what leaves a pod over its cores."""
+        flows: dict[tuple[int, int], float] = {}
+        for up in (True, False):
+            crossing = [
+                (p.leaving(1), p.leaving(self.pod)) if up else (p.arriving(1), p.arriving(self.pod)) for p in patterns
+            ]
+            for leaf, count in _total(one for one, _ in crossing).items():
+                for spine in range(self.spines):
+                    hop = (leaf, self._spine(leaf, spine))
+                    flows[hop if up else hop[::-1]] = count / self.spines
+            for pod, count in _total(one for _, one in crossing).items() if self.cores else ():
+                for spine, core in product(range(self.spines), range(self.cores)):
+                    hop = (self._spine(pod * self.pod, spine), self._core(spine, core))
+                    flows[hop if up else hop[::-1]] = count / (self.spines * self.cores)
+        return {hop: count for hop, count in flows.items() if count}
+
     def _spine(self, leaf: int, spine: int) -> int:
         return self.leaves + leaf // self.pod * self.spines + spine
 
@@ -263,6 +328,17 @@ class Torus:
                 way.append(self._next(way[-1], dimension, step))
         return way
 
+    def spread(self, patterns: Sequence[Pairs]) -> dict[tuple[int, int], float]:
+        """Pair by pair; what may go around either way is divided."""
+        pairs = _total({(s, t): p.between(s, t) for s in p.sources for t in p.targets if s != t} for p in patterns)
+        flows: dict[tuple[int, int], float] = {}
+        for (one, other), count in pairs.items():
+            for direction in (0, 1) if count else ():
+                way = self.way(one, other, lambda ways, direction=direction: direction % ways)  # type: ignore[misc]
+                for hop in pairwise(way):
+                    flows[hop] = flows.get(hop, 0.0) + count / 2
+        return flows
+
     def _in_dimension(self, dimension: int) -> int:
         routers = math.prod(self.shape)
         return routers if self.shape[dimension] > 2 else routers // 2
@@ -279,6 +355,14 @@ class Torus:
         stride, size = self._stride(dimension), self.shape[dimension]
         here = router // stride % size
         return router + ((here + step) % size - here) * stride
+
+
+def _total(parts: Iterable[dict[Key, float]]) -> dict[Key, float]:
+    total: dict[Key, float] = {}
+    for part in parts:
+        for key, amount in part.items():
+            total[key] = total.get(key, 0.0) + amount
+    return total
 
 
 def ports(profile: Profile, group: str) -> list[list[str]]:

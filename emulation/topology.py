@@ -15,6 +15,7 @@ bandwidth.
 from __future__ import annotations
 
 import difflib
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -28,6 +29,7 @@ from emulation.refusal import refuse
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from emulation.fabric import Pattern
     from emulation.figures import Grade
     from emulation.profile import DeviceModel, Host, LinkKind, Profile
 
@@ -173,9 +175,26 @@ class Topology:
         self.links = Links(number + len(self.fabric), self._make)
         self._names = list(self.memory)
         self._exits: dict[tuple[int, str, int, str], list[Exit]] = {}
-        self._ports = [self._on_fabric(template) for template in self._templates]
+        self._ports: list[list[str]] = [[] for _ in self._templates]
+        self._class: dict[str, object] = {}
+        self._chosen: dict[tuple[object, ...], tuple[tuple[int, ...], Exit | None]] = {}
+        self._hang()
         self._routes: dict[tuple[str, str, str], Route] = {}
+        self.known: dict[object, object] = {}
+        """What cost models have worked out for groups of this cluster."""
         self._pinned = {(pin.source, pin.target): pin.via for pin in profile.routes}
+
+    def _hang(self) -> None:
+        """Note each group's ports, and for each host what its ports hang on."""
+        classes: dict[object, int] = {}
+        for index, template in enumerate(self._templates):
+            ports: dict[str, None] = {}
+            for number in range(template.group.count):
+                head = f"{template.group.name}{number}"
+                hung = self.fabric.ports_of(head, template.members)
+                ports.update(dict.fromkeys(hung))
+                self._class[head] = classes.setdefault(tuple(hung.items()), len(classes))
+            self._ports[index] = [member for member in template.members if member in ports]
 
     def _make(self, number: int) -> DirectedLink:
         if number < len(self._names):
@@ -184,13 +203,13 @@ class Topology:
             return DirectedLink(f"{name}/memory", "memory", peak.value, 0, peak.grade)
         if number >= self._fabric_start:
             return self.fabric.link(number - self._fabric_start)
-        start, index = next(one for one in reversed(self._starts) if number >= one[0])
+        start, index = self._starts[bisect_right(self._starts, (number, len(self._starts))) - 1]
         template = self._templates[index]
         host, local = divmod(number - start, len(template.links))
         link = template.links[local]
         left, right = link.name.split(">")
         here = f"{template.group.name}{host}"
-        return link._replace(name=f"{here}/{left}>{here}/{right}")
+        return DirectedLink(f"{here}/{left}>{here}/{right}", *link[1:])
 
     def host(self, device: str) -> Host:
         """The host a device is in.
@@ -284,24 +303,77 @@ class Topology:
     def _find(self, src: str, dst: str, label: str) -> Route:
         if src == dst:
             return Route((), 0, "cpu", "measured")
-        if (src, dst) in self._pinned:
-            hops = [src, *self._pinned[src, dst], dst]
-            numbers = tuple(number for pair in pairwise(hops) if (number := self.joining(*pair)) is not None)
-        else:
-            numbers = self._shortest(src, dst, label)
+        numbers = self.crossed(src, dst, label)
         links = [self.links[number] for number in numbers]
         kind = max((link.kind for link in links), key=lambda kind: KINDS.index(kind))
         latency = sum(link.latency for link in links)
         return Route(numbers, latency, kind, weakest(link.grade for link in links))  # type: ignore[arg-type]
 
-    def _shortest(self, src: str, dst: str, label: str) -> tuple[int, ...]:
+    def crossed(self, src: str, dst: str, label: str = "") -> tuple[int, ...]:
+        """Numbers of the links of a route, without looking at them; see `route`."""
+        if src == dst:
+            return ()
+        if (src, dst) in self._pinned:
+            hops = [src, *self._pinned[src, dst], dst]
+            return tuple(number for pair in pairwise(hops) if (number := self.joining(*pair)) is not None)
+        inner, exit = self._shortest(src, dst)
+        (head, start), (other, start_two) = self._at(src), self._at(dst)
+        if exit is None:
+            return tuple([start + n for n in inner])
+        pick = Flow(self.seed, src, dst, label)
+        way = self.fabric.way(f"{head}/{exit.leaving}", f"{other}/{exit.arriving}", pick)
+        first = self._fabric_start
+        return (*[start + n for n in exit.out], *[first + n for n in way], *[start_two + n for n in exit.into])
+
+    def exit(self, src: str, dst: str) -> Exit:
+        """How a message leaves one host and comes into another.
+
+        Raises:
+            ValueError: no chain of links over the fabric joins them.
+        """
+        exit = self._shortest(src, dst)[1]
+        if exit is None:
+            raise ValueError(f"{src!r} and {dst!r} are not joined over the fabric")
+        return exit
+
+    def spread(self, patterns: Sequence[Pattern]) -> dict[int, float]:
+        """Flows on the links of the fabric, those of a pair of ports spread evenly over its equal ways."""
+        return {self._fabric_start + number: count for number, count in self.fabric.spread(patterns).items()}
+
+    def group_of(self, device: str) -> int:
+        """Number of the host group a device is in."""
+        return self._hosts[device.partition("/")[0]][0]
+
+    def start(self, device: str) -> int:
+        """Number of the first link inside the host of a device; equal hosts have theirs in equal order."""
+        return self._hosts[device.partition("/")[0]][1]
+
+    def moved(self, number: int, device: str, other: str) -> int:
+        """The link inside (or memory of) one host that is what `number` is in an equal host."""
+        if number < len(self.memory):
+            return self.memory[other.partition("/")[0]]
+        return number + self.start(other) - self.start(device)
+
+    def _shortest(self, src: str, dst: str) -> tuple[tuple[int, ...], Exit | None]:
+        """The way inside a host, or out of it and into another."""
         (head, _, one), (other, _, two) = src.partition("/"), dst.partition("/")
-        (index, start), (index_two, start_two) = self._place(head, src), self._place(other, dst)
-        best, found = float("inf"), None
-        inner = self._templates[index].ways(one).get(two) if head == other else None
-        if inner is not None:
-            best = inner.seconds
-        for exit in self._ways_out(index, one, index_two, two):
+        index, index_two = self._group(head, src), self._group(other, dst)
+        # Hosts that hang on the same switches leave and enter alike.
+        key = (index, one, self._class[head], index_two, two, self._class[other], head == other)
+        found = self._chosen.get(key)
+        if found is None:
+            inner = self._templates[index].ways(one).get(two) if head == other else None
+            exit = self._best_exit(self._ways_out(index, one, index_two, two), head, other, inner)
+            if exit is None and inner is None:
+                text = f"no chain of links leads from {src!r} to {dst!r} except through accelerators or other hosts"
+                raise ValueError(text)
+            found = self._chosen[key] = (inner.links if inner else (), exit)
+        return found
+
+    def _best_exit(self, exits: Sequence[Exit], head: str, other: str, inner: Inner | None) -> Exit | None:
+        """The shortest way out and in, if it is shorter than the one inside."""
+        best, found = inner.seconds if inner else float("inf"), None
+        for exit in exits:
             if exit.seconds + self.fabric.least >= best:
                 break
             leaving, arriving = f"{head}/{exit.leaving}", f"{other}/{exit.arriving}"
@@ -309,24 +381,19 @@ class Topology:
                 continue
             total = exit.seconds + self.fabric.seconds(leaving, arriving)
             if total < best:
-                best, found = total, (exit, leaving, arriving)
-        if found is not None:
-            exit, leaving, arriving = found
-            way = self.fabric.way(leaving, arriving, Flow(self.seed, src, dst, label))
-            out, into = (start + n for n in exit.out), (start_two + n for n in exit.into)
-            return (*out, *(self._fabric_start + n for n in way), *into)
-        if inner is None:
-            raise ValueError(
-                f"no chain of links leads from {src!r} to {dst!r} without passing through an accelerator or a host"
-            )
-        return tuple(start + n for n in inner.links)
+                best, found = total, exit
+        return found
 
-    def _place(self, head: str, device: str) -> tuple[int, int]:
+    def _at(self, device: str) -> tuple[str, int]:
+        head = device.partition("/")[0]
+        return head, self._hosts[head][1]
+
+    def _group(self, head: str, device: str) -> int:
         known = self._hosts.get(head)
         if known is None:
             self.profile.host(device)
             raise ValueError(f"the cluster has no device {device!r}")
-        return known
+        return known[0]
 
     def _ways_out(self, index: int, src: str, other: int, dst: str) -> list[Exit]:
         """Ways out of one host and into another, the shortest inside first, equal ones in the order of ports."""
@@ -345,11 +412,6 @@ class Topology:
                 key=lambda exit: exit.seconds,
             )
         return self._exits[key]
-
-    def _on_fabric(self, template: Template) -> list[str]:
-        """Members of a host group that any of its hosts has on the fabric."""
-        heads = [f"{template.group.name}{n}" for n in range(template.group.count)]
-        return [member for member in template.members if any(self.fabric.hangs(f"{h}/{member}") for h in heads)]
 
 
 def check_routes(profile: Profile) -> None:

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import importlib
 import io
+import keyword
 import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
@@ -32,6 +33,7 @@ VERBS = {
     "compare": "compare two runs, or predictions with measurements",
     "check-emulator": "score the emulator on measurements it was not fitted to",
     "report": "write the report of what has been recorded",
+    "import": "read nccl-tests logs, topologies of hosts and Chakra traces, by what they hold",
     "export": "write records as one CSV or Parquet table",
     "schema": "write the JSON Schemas that editors use",
     "calibrate": "measure this machine and write its hardware profile",
@@ -56,6 +58,11 @@ class Parser(argparse.ArgumentParser):
         self.print_usage(sys.stderr)
         suggestion = f"; did you mean {hint!r}?" if hint else ""
         self.exit(int(Exit.BAD_SPEC), f"{self.prog}: error: {message}{suggestion}\n")
+
+
+def module_of(verb: str) -> str:
+    """The module that carries a verb out; of one that is a word of Python's, with an underscore at its end."""
+    return f"harness.verbs.{verb.replace('-', '_')}" + "_" * keyword.iskeyword(verb)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -137,6 +144,13 @@ def _other_arguments(made: Mapping[str, argparse.ArgumentParser]) -> None:
     check.add_argument("--update", action="store_true", help="put these scores on record")
     made["report"].add_argument("--to", metavar="DIR", default="", help="where the report goes")
     made["report"].add_argument("--junit", metavar="FILE", default="", help="write verdicts as JUnit XML")
+    made["import"].add_argument("file", metavar="FILE", help="what to read")
+    made["import"].add_argument("--hardware", metavar="PROFILE", default="", help="what it is put into or emulated on")
+    made["import"].add_argument(
+        "--to", metavar="FILE", default="", help="the profile (or of a trace the timeline) to write"
+    )
+    made["import"].add_argument("--op", default="", help="the collective, where a table of measurements does not say")
+    made["import"].add_argument("--ranks", type=int, default=0, help="their number, where it does not say")
     made["export"].add_argument("spec", nargs="?", default="", help="only records of the experiment of this name")
     made["export"].add_argument("--to", metavar="FILE", required=True, help="a .csv or .parquet file")
     made["schema"].add_argument("--check", action="store_true", help="only say whether the committed files are current")
@@ -206,7 +220,7 @@ def _utf8(word: str) -> str:
 
 def _run(args: argparse.Namespace) -> int:
     try:
-        verb = importlib.import_module(f"harness.verbs.{args.verb.replace('-', '_')}")
+        verb = importlib.import_module(module_of(args.verb))
         return int(verb.run(args))
     except HarnessError as error:
         return _report(error, as_json=args.json)

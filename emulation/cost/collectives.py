@@ -13,22 +13,33 @@ broadcast, reduce      (n-1) alpha + S/beta (pipelined)    ceil(log2 n) alpha + 
 all-to-all             (n-1) alpha + (n-1)/n S/beta        (pairs, listed under ring)
 =====================  ==================================  ===================================
 
+A `tree` is a double binary tree, in which no rank sends more than S each way and pass; in a `binary-tree`, an inner
+rank has two children and takes 2 S/beta a pass.
+
 A ring over m hosts pays the network's alpha for the share of steps that cross hosts: of 2(n-1) steps, 2(m-1).
 Two-level all-reduce of g ranks on each of m hosts is reduce-scatter (g, S), all-reduce (m, S/g) on every rail,
-all-gather (g, S), one after another. One rank costs nothing; no bytes cost the latency alone.
+all-gather (g, S), one after another; two-level reduce-scatter is the first half of it, all-gather the second.
+
+`nvls` lets the switch add and copy (NVLink SHARP), on one host: of S bytes a rank sends its own once and receives the
+sum of its part, then sends that part and receives all: (1 + 1/n) S each way for an all-reduce, one step. It is the one
+algorithm whose busbw may exceed the links': each byte is sent once and not 2(n-1)/n times.
+
+One rank costs nothing; no bytes cost the latency alone.
 
 Where a profile has measured tables that fit the group (`tables`), they say the time. Else, of the options it lists,
 the one that would be fastest on idle links is taken. ``busbw`` is the rate that makes operations and group sizes
-comparable: bytes / time x factor; it never exceeds the slowest link.
+comparable: bytes / time x factor; for all but `nvls` it never exceeds the slowest link.
 """
 
 from __future__ import annotations
 
 import math
 from itertools import combinations, pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, cast
 
-from emulation.cost import Cost, rings, tables
+from emulation.cost import Cost, tables
+from emulation.cost.rings import ring_usage, rings, tree_usage, two_level_usage
+from emulation.cost.usage import added, by_host, equal_hosts, hop_usage, pairwise_usage, scaled
 from emulation.figures import weakest
 from emulation.graph import WorkloadError
 from emulation.topology import KINDS
@@ -37,7 +48,8 @@ from emulation.units import picoseconds
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from emulation.cost.rings import Usage
+    from emulation.cost.usage import Hosts, Usage
+    from emulation.figures import Grade
     from emulation.graph import Node
     from emulation.profile import CollectiveOption, LinkKind
     from emulation.topology import Topology
@@ -61,7 +73,7 @@ def collective(node: Node, topology: Topology) -> Cost:
     group = node.devices
     if len(group) == 1:
         return Cost("collective", "measured", method="alone")
-    kinds = _step_kinds(group, topology)
+    kinds = _kinds_of(group, topology)
     measured = _from_tables(node, topology, kinds[1])
     if measured is not None:
         return measured
@@ -81,11 +93,17 @@ def idle_time(cost: Cost) -> float:
     return cost.fixed / 1e12 + (cost.work / cost.cap if cost.work else 0.0)
 
 
-def _step_kinds(group: Sequence[str], topology: Topology) -> tuple[LinkKind, LinkKind]:
+def _kinds_of(group: Sequence[str], topology: Topology) -> tuple[LinkKind, LinkKind]:
+    key = ("kinds", tuple(group))
+    if key not in topology.known:
+        topology.known[key] = _step_kinds(by_host(group, topology), topology)
+    return cast("tuple[LinkKind, LinkKind]", topology.known[key])
+
+
+def _step_kinds(hosts: Hosts, topology: Topology) -> tuple[LinkKind, LinkKind]:
     """(farthest link kind within hosts, farthest across hosts; equal on one host)."""
-    hosts = rings.by_host(group, topology)
-    order = rings.rings(group, topology)[0] if len(hosts) == 1 else []
-    hops = list(pairwise(order)) or [(r[i], r[i + 1]) for r in hosts for i in range(len(r) - 1)]
+    order = rings(hosts[0], topology)[0] if len(hosts) == 1 else []
+    hops = list(pairwise(order)) or [hop for ranks in hosts for hop in pairwise(ranks)]
     near = [topology.route(a, b).kind for a, b in hops]
     far = [topology.route(a[0], b[0]).kind for a, b in pairwise(hosts)]
     inner = max(near or far, key=KINDS.index)
@@ -94,30 +112,30 @@ def _step_kinds(group: Sequence[str], topology: Topology) -> tuple[LinkKind, Lin
 
 def _from_tables(node: Node, topology: Topology, farthest: LinkKind) -> Cost | None:
     """The measured time as a latency and a fluid over the links of a ring, so that it shares them; None without."""
-    profile, hosts = topology.profile, rings.by_host(node.devices, topology)
+    profile, hosts = topology.profile, by_host(node.devices, topology)
     if not profile.collective_tables or any(len(ranks) != len(hosts[0]) for ranks in hosts):
         return None
     shape, step = (len(node.devices), len(hosts)), tables.ring_step(profile.collectives, farthest)
     reading = tables.read(profile.collective_tables, node.op, shape, farthest, node.nbytes, step=step)
-    form = _ring(node.op, hosts, topology)
-    if reading is None or form is None:
+    work = _work("ring", node.op, node.devices, topology)
+    if reading is None or work is None:
         return None
-    if reading.method != "table" and any(topology.lanes(*pair) for pair in combinations(node.devices, 2)):
+    alike = [ranks[0] for ranks in equal_hosts(hosts, topology)]
+    if reading.method != "table" and any(topology.lanes(*pair) for ranks in alike for pair in combinations(ranks, 2)):
         # Directly linked: how many links a group can use depends on its size, and more ranks may take less time.
         return None
-    moving, usage = reading.seconds - reading.latency, form[2]
-    work = float(node.nbytes) if moving > 0 else 0.0
+    moving = reading.seconds - reading.latency
+    nbytes = float(node.nbytes) if moving > 0 else 0.0
     # The links cannot be slower than what was seen on them, whatever their data sheets say.
-    alone = work * max(amount / topology.links[link].capacity for link, amount in usage.items())
-    claimed = _scaled(usage, min(1.0, moving / alone) if alone else 1.0)
+    part = min(1.0, moving / (nbytes * work.alone)) if nbytes else 1.0
     return Cost(
         "collective",
         reading.grade,
         picoseconds(reading.latency),
-        work,
-        tuple(claimed.items()),
-        work / moving if work else math.inf,
-        tuple((link, amount * node.nbytes) for link, amount in usage.items()),
+        nbytes,
+        tuple([(link, amount * part) for link, amount in work.usage]),
+        nbytes / moving if nbytes else math.inf,
+        tuple([(link, amount * node.nbytes) for link, amount in work.usage]),
         reading.method,
         spread=reading.spread,
     )
@@ -126,95 +144,141 @@ def _from_tables(node: Node, topology: Topology, farthest: LinkKind) -> Cost | N
 def _offer(option: CollectiveOption, node: Node, topology: Topology, kinds: tuple[LinkKind, LinkKind]) -> Cost | None:
     if any(kind not in option.step for kind in kinds):
         return None
-    group = node.devices
-    hosts = rings.by_host(group, topology)
     inner, outer = option.step[kinds[0]], option.step[kinds[1]]
-    form = _FORMS[option.algorithm](node.op, hosts, topology)
-    if form is None:
+    work = _work(option.algorithm, node.op, node.devices, topology)
+    if work is None:
         return None
-    inner_steps, outer_steps, usage, phases = form
-    latency = option.base + inner_steps * inner + outer_steps * outer
-    alone = sum(max(amount / topology.links[link].capacity for link, amount in phase.items()) for phase in phases)
-    grade = weakest([option.grade, *(topology.links[link].grade for link in usage)])
+    latency = option.base + work.inner * inner + work.outer * outer
     return Cost(
         "collective",
-        grade,
+        weakest([option.grade, work.grade]),
         picoseconds(latency),
         float(node.nbytes),
-        tuple(usage.items()),
-        option.bandwidth / alone,
-        tuple((link, amount * node.nbytes) for link, amount in usage.items()),
+        work.usage,
+        option.bandwidth / work.alone,
+        tuple([(link, amount * node.nbytes) for link, amount in work.usage]),
         option.name,
     )
 
 
-Form = tuple[int, int, "Usage", "list[Usage]"]
-"""Steps within hosts, steps across hosts, bytes per link and byte of S, and the same in phases that follow."""
+class _Form(NamedTuple):
+    """An algorithm over a group, for one byte."""
+
+    inner: int
+    """Steps within hosts."""
+    outer: int
+    """Steps across hosts."""
+    usage: Usage
+    phases: Sequence[Usage]
+    """Parts of the usage that follow one another."""
 
 
-def _ring(op: str, hosts: list[list[str]], topology: Topology) -> Form | None:
-    group = [rank for ranks in hosts for rank in ranks]
+class _Work(NamedTuple):
+    """What all protocols of an algorithm share."""
+
+    inner: int
+    outer: int
+    usage: tuple[tuple[int, float], ...]
+    alone: float
+    """Seconds per byte on idle links."""
+    grade: Grade
+
+
+def _work(algorithm: str, op: str, group: Sequence[str], topology: Topology) -> _Work | None:
+    key = (algorithm, op, tuple(group))
+    if key not in topology.known:
+        form = _FORMS[algorithm](op, by_host(group, topology), topology)
+        if form is None:
+            topology.known[key] = None
+        else:
+            links = topology.links
+            alone = sum(max(amount / links[link].capacity for link, amount in phase.items()) for phase in form.phases)
+            grade = weakest({links[link].grade for link in form.usage})
+            topology.known[key] = _Work(form.inner, form.outer, tuple(form.usage.items()), alone, grade)
+    return cast("_Work | None", topology.known[key])
+
+
+def _ring(op: str, hosts: Hosts, topology: Topology) -> _Form | None:
+    size = sum(map(len, hosts))
     passes = 2 if op == "all-reduce" else 1
     outer = passes * (len(hosts) - 1)
     if op == "all-to-all":
-        pairs = ((a, b) for a in group for b in group if a != b)
-        usage = rings.hop_usage(pairs, 1 / len(group), topology)
+        usage = scaled(pairwise_usage(hosts, topology), 1 / size)
     else:
-        usage = _scaled(rings.ring_usage(rings.rings(group, topology), topology), bus_factor(op, len(group)))
-    return passes * (len(group) - 1) - outer, outer, usage, [usage]
+        usage = scaled(ring_usage(hosts, topology), bus_factor(op, size))
+    return _Form(passes * (size - 1) - outer, outer, usage, [usage])
 
 
-def _tree(op: str, hosts: list[list[str]], topology: Topology) -> Form | None:
+def _tree(op: str, hosts: Hosts, topology: Topology, *, double: bool = True) -> _Form | None:
     if op not in {"all-reduce", "broadcast", "reduce"}:
         return None
-    group = [rank for ranks in hosts for rank in ranks]
     passes = 2 if op == "all-reduce" else 1
-    usage = rings.hop_usage(rings.tree_hops(group, topology), passes / 4, topology)
+    usage = tree_usage(op, hosts, topology, double=double)
     inner = passes * _log2(max(len(ranks) for ranks in hosts))
-    return inner, passes * _log2(len(hosts)), usage, [usage]
+    return _Form(inner, passes * _log2(len(hosts)), usage, [usage])
 
 
-def _halving_doubling(op: str, hosts: list[list[str]], topology: Topology) -> Form | None:
+def _binary_tree(op: str, hosts: Hosts, topology: Topology) -> _Form | None:
+    return _tree(op, hosts, topology, double=False)
+
+
+def _halving_doubling(op: str, hosts: Hosts, topology: Topology) -> _Form | None:
     group = [rank for ranks in hosts for rank in ranks]
     size, rounds = len(group), _log2(len(group))
     if op not in {"all-reduce", "reduce-scatter", "all-gather"} or size != 2**rounds:
         return None
     passes = 2 if op == "all-reduce" else 1
-    usage: Usage = {}
+    parts = []
     for level in range(rounds):
         # The farthest partner gets half of the buffer, the next one a quarter, ...
         distance = size >> (level + 1)
         hops = ((group[rank], group[rank ^ distance]) for rank in range(size))
-        usage = _added(usage, rings.hop_usage(hops, passes / 2 ** (level + 1), topology))
+        parts.append(hop_usage(hops, passes / 2 ** (level + 1), topology))
+    usage = added(*parts)
     inner = passes * _log2(len(hosts[0]))
-    return inner, passes * rounds - inner, usage, [usage]
+    return _Form(inner, passes * rounds - inner, usage, [usage])
 
 
-def _two_level(op: str, hosts: list[list[str]], topology: Topology) -> Form | None:
+def _two_level(op: str, hosts: Hosts, topology: Topology) -> _Form | None:
     size, count = len(hosts[0]), len(hosts)
-    if op != "all-reduce" or count == 1 or size == 1 or any(len(ranks) != size for ranks in hosts):
+    if op not in {"all-reduce", "reduce-scatter", "all-gather"}:
         return None
-    local: Usage = {}
-    for ranks in hosts:
-        local = _added(local, rings.ring_usage(rings.rings(ranks, topology), topology))
-    local = _scaled(local, (size - 1) / size)
-    across: Usage = {}
-    for rail in zip(*hosts, strict=True):
-        across = _added(across, rings.ring_usage([rail], topology))
-    across = _scaled(across, 2 * (count - 1) / count / size)
-    return 2 * (size - 1), 2 * (count - 1), _added(_scaled(local, 2), across), [local, across, local]
+    if count == 1 or size == 1 or any(len(ranks) != size for ranks in hosts):
+        return None
+    passes = 2 if op == "all-reduce" else 1
+    local, across = two_level_usage(hosts, topology)
+    local, across = scaled(local, (size - 1) / size), scaled(across, passes * (count - 1) / count)
+    phases = {"all-reduce": [local, across, local], "reduce-scatter": [local, across], "all-gather": [across, local]}[
+        op
+    ]
+    return _Form(passes * (size - 1), passes * (count - 1), added(scaled(local, passes), across), phases)
 
 
-_FORMS = {"ring": _ring, "tree": _tree, "halving-doubling": _halving_doubling, "two-level": _two_level}
+def _nvls(op: str, hosts: Hosts, topology: Topology) -> _Form | None:
+    ranks = hosts[0]
+    size = len(ranks)
+    # Own data up and sums down, then sums up and all data down.
+    up, down = {"all-reduce": (1 + 1 / size, 1 + 1 / size), "reduce-scatter": (1.0, 1 / size)}.get(op, (1 / size, 1.0))
+    if len(hosts) > 1 or size == 1 or op not in {"all-reduce", "reduce-scatter", "all-gather"}:
+        return None
+    for switch in topology.next_to(ranks[0]):
+        ways = [(topology.joining(rank, switch), topology.joining(switch, rank)) for rank in ranks]
+        numbers = [number for way in ways for number in way if number is not None]
+        if len(numbers) == 2 * size and switch not in topology.order and topology.links[numbers[0]].kind == "nvlink":
+            usage = dict(sorted((number, (up, down)[place % 2]) for place, number in enumerate(numbers)))
+            return _Form(1, 0, usage, [usage])
+    return None
+
+
+_FORMS = {
+    "ring": _ring,
+    "tree": _tree,
+    "binary-tree": _binary_tree,
+    "halving-doubling": _halving_doubling,
+    "two-level": _two_level,
+    "nvls": _nvls,
+}
 
 
 def _log2(count: int) -> int:
     return math.ceil(math.log2(count))
-
-
-def _scaled(usage: Usage, factor: float) -> Usage:
-    return {link: amount * factor for link, amount in usage.items()}
-
-
-def _added(left: Usage, right: Usage) -> Usage:
-    return {link: left.get(link, 0.0) + right.get(link, 0.0) for link in sorted({**left, **right})}

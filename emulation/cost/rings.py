@@ -1,4 +1,4 @@
-"""Which links a ring or a tree of ranks uses, and how much of the data crosses each.
+"""Rings and trees of ranks: in which order data goes around, and which links that uses.
 
 Ranks are first put in the order of the topology, so that renumbering them changes nothing on equal hardware. Then:
 
@@ -13,23 +13,16 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+from emulation.cost.usage import added, by_host, hop_usage, in_hosts, scaled
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from emulation.cost.usage import Hop, Hosts, Usage
     from emulation.topology import Topology
 
-Usage = dict[int, float]
-"""Link -> bytes that cross it per byte of progress."""
 MAX_DIRECT = 8
 """Ranks up to which disjoint cycles are searched for (a search over orders)."""
-
-
-def by_host(group: Sequence[str], topology: Topology) -> list[list[str]]:
-    """The group in topology order, host by host."""
-    hosts: dict[str, list[str]] = {}
-    for device in sorted(group, key=lambda name: topology.order[name]):
-        hosts.setdefault(device.split("/", 1)[0], []).append(device)
-    return list(hosts.values())
 
 
 def rings(group: Sequence[str], topology: Topology) -> list[list[str]]:
@@ -40,45 +33,85 @@ def rings(group: Sequence[str], topology: Topology) -> list[list[str]]:
         return _disjoint_cycles(hosts[0], topology) or [hosts[0]]
     if any(len(ranks) != size for ranks in hosts):
         return [[rank for ranks in hosts for rank in ranks]]
-    return [[rank for ranks in hosts for rank in (*ranks[k:], *ranks[:k])] for k in range(size)]
+    orders = []
+    for k in range(size):
+        # Every other host is passed backwards: data leaves for the next host's accelerator of the same place, which
+        # on a fabric with rails is one hop away.
+        turned = ((*ranks[k:], *ranks[:k])[:: -1 if place % 2 else 1] for place, ranks in enumerate(hosts))
+        orders.append([rank for ranks in turned for rank in ranks])
+    return orders
 
 
-def ring_usage(orders: Sequence[Sequence[str]], topology: Topology) -> Usage:
+def ring_usage(hosts: Hosts, topology: Topology) -> Usage:
     """Usage when every byte goes once around, in equal parts over the rings."""
-    hops = [(a, b) for order in orders for a, b in pairwise([*order, order[0]])]
-    return hop_usage(hops, 1 / len(orders), topology)
+    size = len(hosts[0])
+    if len(hosts) == 1 or any(len(ranks) != size for ranks in hosts):
+        orders = rings([rank for ranks in hosts for rank in ranks], topology)
+        hops = [(a, b) for order in orders for a, b in pairwise([*order, order[0]])]
+        return hop_usage(hops, 1 / len(orders), topology)
+
+    def inside(ranks: list[str]) -> Usage:
+        # Of `size` rings, each leaves the host between two other neighbours and uses the hops between all others.
+        around = [(ranks[k - 1], ranks[k]) for k in range(size)] if size > 1 else []
+        return hop_usage(around, (size - 1) / size, topology)
+
+    def against(ranks: list[str]) -> Usage:
+        return inside(ranks[::-1])
+
+    across = []
+    for place, (here, there) in enumerate(zip(hosts, [*hosts[1:], hosts[0]], strict=True)):
+        following = (place + 1) % len(hosts)
+        across += [(here[k - 1 + place % 2], there[k - following % 2]) for k in range(size)]
+    usages = (in_hosts(hosts[::2], inside, topology), in_hosts(hosts[1::2], against, topology))
+    return added(*usages, hop_usage(across, 1 / size, topology))
 
 
-def hop_usage(hops: Iterable[tuple[str, str]], share: float, topology: Topology) -> Usage:
-    """Usage when `share` of the bytes crosses each of these hops."""
-    crossings: dict[int, int] = {}
-    for src, dst in hops:
-        numbers = topology.route(src, dst).links
-        for number in numbers or (topology.memory[src.split("/", 1)[0]],):
-            # A hop between two processes of one host is a copy: read once, written once.
-            crossings[number] = crossings.get(number, 0) + (1 if numbers else 2)
-    return {number: share * count for number, count in sorted(crossings.items())}
+def tree_usage(op: str, hosts: Hosts, topology: Topology, *, double: bool = True) -> Usage:
+    """Usage of a binary tree in every host and one over the hosts' first ranks.
 
-
-def tree_hops(group: Sequence[str], topology: Topology) -> list[tuple[str, str]]:
-    """Both trees of a double binary tree, up and down; each carries half of the data.
-
-    The second is the mirror image of the first, so that inner ranks of one are leaves of the other (Sanders, Speck,
-    Traeff: Two-tree algorithms, Parallel Computing 2009).
+    Args:
+        op: `broadcast` sends down the tree, `reduce` up, `all-reduce` up and then down.
+        hosts: the group; the first rank is the root of a broadcast or reduce.
+        topology: of the cluster.
+        double: two trees with half of the data each, of which the second is the mirror image of the first, so that
+            inner ranks of one are leaves of the other; the root of a broadcast or reduce is in neither and serves both
+            (Sanders, Speck, Traeff: Two-tree algorithms, Parallel Computing 2009).
     """
-    hops: list[tuple[str, str]] = []
-    hosts = by_host(group, topology)
-    for mirrored in (False, True):
+    ways = {"broadcast": (False,), "reduce": (True,), "all-reduce": (True, False)}[op]
+    root = hosts[0][0] if double and op != "all-reduce" else ""
+    share = 0.5 if double else 1.0
+
+    def used(tree: list[Hop]) -> Usage:
+        return hop_usage((hop[::-1] if up else hop for hop in tree for up in ways), share, topology)
+
+    usages = []
+    for mirrored in (False, True) if double else (False,):
         turned = [ranks[::-1] if mirrored else ranks for ranks in (hosts[::-1] if mirrored else hosts)]
-        for ranks in turned:
-            hops += _heap(ranks)
-        hops += _heap([ranks[0] for ranks in turned])
-    return hops
+        if root:
+            turned = [ranks for ranks in turned if root not in ranks]
+            usages.append(used(_served(root, [rank for rank in hosts[0][:: -1 if mirrored else 1] if rank != root])))
+        usages.append(in_hosts(turned, lambda ranks: used(_heap(ranks)), topology))
+        first = [ranks[0] for ranks in turned]
+        usages.append(used(_served(root, first) if root else _heap(first)))
+    return added(*usages)
 
 
-def _heap(ranks: Sequence[str]) -> list[tuple[str, str]]:
-    up = [(rank, ranks[(place - 1) // 2]) for place, rank in enumerate(ranks) if place]
-    return up + [(parent, child) for child, parent in up]
+def _heap(ranks: Sequence[str]) -> list[Hop]:
+    """Hops of a binary tree from parents to children."""
+    return [(ranks[(place - 1) // 2], rank) for place, rank in enumerate(ranks) if place]
+
+
+def _served(root: str, ranks: Sequence[str]) -> list[Hop]:
+    """A tree of all others, and its root's link to the one that is in no tree."""
+    return [(root, rank) for rank in ranks[:1]] + _heap(ranks)
+
+
+def two_level_usage(hosts: Hosts, topology: Topology) -> tuple[Usage, Usage]:
+    """Usage when every byte goes once around in every host, and when each rail takes its share once around."""
+    size = len(hosts[0])
+    local = in_hosts(hosts, lambda ranks: ring_usage([ranks], topology), topology)
+    rails = (ring_usage([[rank] for rank in rail], topology) for rail in zip(*hosts, strict=True))
+    return local, scaled(added(*rails), 1 / size)
 
 
 def _disjoint_cycles(ranks: Sequence[str], topology: Topology) -> list[list[str]]:

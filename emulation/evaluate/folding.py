@@ -24,7 +24,7 @@ from emulation.evaluate.tasks import Tasks
 from emulation.graph import Node, Workload
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from emulation.cost import Cost
     from emulation.program import Item, Program
@@ -80,18 +80,13 @@ class Folded:
 
     def _classes(self, groups: Groups, partition: Partition) -> list[GroupClass]:
         """One cost for all groups of a class together, over link classes."""
-        found = []
-        alike = partition.alike(groups)
-        for number, place in enumerate(np.unique(alike, return_index=True)[1].tolist()):
-            weights: dict[int, float] = {}
-            traffic: dict[int, float] = {}
-            if groups.costs[place].traffic or groups.costs[place].weights:
-                for member in np.flatnonzero(alike == number).tolist():
-                    _add(weights, groups.costs[member].weights)
-                    _add(traffic, groups.costs[member].traffic)
-            over = replace(groups.costs[place], weights=partition.folded(weights), traffic=partition.folded(traffic))
-            found.append(GroupClass(self._stand_for(groups, place), over))
-        return found
+        weights = partition.folded(groups, groups.weights)
+        traffic = partition.folded(groups, groups.traffic)
+        first = np.unique(partition.alike(groups), return_index=True)[1].tolist()
+        return [
+            GroupClass(self._stand_for(groups, place), replace(groups.costs[place], weights=over, traffic=carried))
+            for place, over, carried in zip(first, weights, traffic, strict=True)
+        ]
 
     def _stand_for(self, groups: Groups, place: int) -> tuple[int, ...]:
         colours = self.colours[groups.ranks[place]].tolist()
@@ -163,8 +158,3 @@ class Folded:
         nbytes, op = (node.nbytes, node.op) if node else (0, "")
         kind = node.kind if node else "chain"
         return work.append(Node(-1, kind, stage.name or item.name, names, item.stream, (), nbytes, op=op), after)
-
-
-def _add(sums: dict[int, float], amounts: Iterable[tuple[int, float]]) -> None:
-    for link, amount in amounts:
-        sums[link] = sums.get(link, 0.0) + amount

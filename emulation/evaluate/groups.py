@@ -8,7 +8,8 @@ distinct (block, part); the two evaluators of programs, folded and over ranks, s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -26,7 +27,22 @@ if TYPE_CHECKING:
     from emulation.topology import Topology
 
 
-@dataclass(frozen=True)
+class Incidences(NamedTuple):
+    """Which group moves how much over which link, as parallel arrays."""
+
+    group: NDArray[np.int64]
+    link: NDArray[np.int64]
+    amount: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, amounts: Sequence[tuple[tuple[int, float], ...]]) -> Incidences:
+        """From (link, amount) pairs of each group."""
+        group = np.repeat(np.arange(len(amounts)), [len(pairs) for pairs in amounts])
+        flat = np.array([pair for pairs in amounts for pair in pairs], dtype=np.float64).reshape(-1, 2)
+        return cls(group, flat[:, 0].astype(np.int64), flat[:, 1])
+
+
+@dataclass(frozen=True, eq=False)
 class Groups:
     """The groups that do one thing together, and what each pays."""
 
@@ -36,6 +52,16 @@ class Groups:
     """Of each group; groups that pay the same over the same links share the object."""
     action: Node
     """What they do, as a node of the first group."""
+
+    @cached_property
+    def weights(self) -> Incidences:
+        """Capacity that each group uses of each link per byte of progress; of those that move anything."""
+        return Incidences.of([cost.weights if cost.work else () for cost in self.costs])
+
+    @cached_property
+    def traffic(self) -> Incidences:
+        """Bytes of each group that cross each link."""
+        return Incidences.of([cost.traffic for cost in self.costs])
 
 
 class Pricing:
@@ -51,12 +77,17 @@ class Pricing:
         self.models = [topology.model(device) for device in program.mesh.devices]
         """Of each rank."""
         self._known: dict[tuple[object, ...], Groups] = {}
+        self._chains: dict[tuple[object, ...], list[Groups]] = {}
         self._kernels: dict[tuple[object, ...], Cost] = {}
 
     def of(self, item: Item) -> list[Groups]:
         """For each part of a chain, or for a transfer, an alloc or a free as a whole, its groups."""
         if item.kind == "chain":
-            return [self._part(item.block, part) for part in item.parts]
+            # A program keeps equal parts once, so their identity will do.
+            key = (item.block.fixed, id(item.parts))
+            if key not in self._chains:
+                self._chains[key] = [self._part(item.block, part) for part in item.parts]
+            return self._chains[key]
         if item.kind == "transfer":
             return [self._transfer(item)]
         return [self._memory(item)]

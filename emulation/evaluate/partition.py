@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from emulation.evaluate.groups import Groups, Pricing
+    from emulation.evaluate.groups import Groups, Incidences, Pricing
     from emulation.topology import DirectedLink
 
     Colours = NDArray[np.int64]
@@ -39,10 +39,10 @@ class Partition:
         start = [models.setdefault(id(model), len(models)) for model in pricing.models]
         self.ranks: Colours = np.array(start, dtype=np.int64)
         """Class of each rank."""
-        self._incidences = [_Incidences(groups) for groups in distinct]
-        used = np.concatenate([np.zeros(0, np.int64), *(found.link for found in self._incidences)])
-        self._used = np.unique(used)
+        links = [found.link for groups in distinct for found in (groups.weights, groups.traffic)]
+        self._used = np.unique(np.concatenate([np.zeros(0, np.int64), *links]))
         """Links that anything moves over, rising."""
+        self._moved = [_Moved(groups, self._used) for groups in distinct]
         self._links = self._kinds()
         self._alike: dict[int, Colours] = {}
         self._refine()
@@ -57,12 +57,17 @@ class Partition:
         numbers = self._used[first].tolist()
         return [(self._topology.links[link], count) for link, count in zip(numbers, counts.tolist(), strict=True)]
 
-    def folded(self, amounts: Mapping[int, float]) -> tuple[tuple[int, float], ...]:
-        """Amounts per link as amounts per link class: what one link of the class carries."""
-        found: dict[int, float] = {}
-        for link, amount in sorted(amounts.items()):
-            found.setdefault(int(self._links[np.searchsorted(self._used, link)]), amount)
-        return tuple(sorted(found.items()))
+    def folded(self, groups: Groups, moved: Incidences) -> list[tuple[tuple[int, float], ...]]:
+        """For each class of groups, what they move together over one link of each link class that they use."""
+        first = np.unique(self._links, return_index=True)[1]
+        place = np.searchsorted(self._used, moved.link)
+        classes = self._links[place]
+        one = first[classes] == place
+        alike = self.alike(groups)[moved.group[one]]
+        found: list[dict[int, float]] = [{} for _ in range(int(self.alike(groups).max(initial=-1)) + 1)]
+        for kind, link, amount in zip(alike.tolist(), classes[one].tolist(), moved.amount[one].tolist(), strict=True):
+            found[kind][link] = found[kind].get(link, 0.0) + amount
+        return [tuple(sorted(amounts.items())) for amounts in found]
 
     def _kinds(self) -> Colours:
         kinds: dict[tuple[object, ...], int] = {}
@@ -74,21 +79,21 @@ class Partition:
         counts = (0, 0)
         while True:
             signatures = []
-            for groups, moved in zip(self._distinct, self._incidences, strict=True):
+            for groups, moved in zip(self._distinct, self._moved, strict=True):
                 alike = self._alike[id(groups)] = self._group_classes(groups, moved)
                 self._split_ranks(groups, alike)
-                signatures.append(moved.signature(alike, len(self._used), self._used))
+                signatures.append(moved.signature(alike, len(self._used)))
             self._links = _numbered(np.stack([self._links, *signatures], axis=1))
             # Classes are only ever split, so as many as before are the same as before.
             before, counts = counts, (self.ranks.max(initial=-1) + 1, self._links.max(initial=-1) + 1)
             if before == counts:
                 return
 
-    def _group_classes(self, groups: Groups, moved: _Incidences) -> Colours:
+    def _group_classes(self, groups: Groups, moved: _Moved) -> Colours:
         members = self.ranks[groups.ranks]
         if groups.action.kind != "transfer":
             members = np.sort(members, axis=1)
-        over = moved.over(self._links[np.searchsorted(self._used, moved.link)], len(groups.ranks))
+        over = moved.over(self._links, len(groups.ranks))
         return _numbered(np.concatenate([members, moved.price[:, None], over[:, None]], axis=1))
 
     def _split_ranks(self, groups: Groups, alike: Colours) -> None:
@@ -100,10 +105,10 @@ class Partition:
         self.ranks = _numbered(np.concatenate([self.ranks[:, None], met], axis=1))
 
 
-class _Incidences:
-    """Which group moves how much over which link, as parallel arrays."""
+class _Moved:
+    """What the groups of a part pay and move, as numbers that are equal for what is meant to be equal."""
 
-    def __init__(self, groups: Groups) -> None:
+    def __init__(self, groups: Groups, used: Colours) -> None:
         prices: dict[tuple[object, ...], int] = {}
         self.price: Colours = np.array(
             [
@@ -113,24 +118,22 @@ class _Incidences:
             dtype=np.int64,
         )
         """Groups that pay the same but for links have the same number."""
-        amounts: dict[str, int] = {}
-        rows = [
-            # Sums in another order differ in their last digits; what is equal to 12 is meant to be equal.
-            (place, link, amounts.setdefault(f"{amount:.12g}", len(amounts)))
-            for place, cost in enumerate(groups.costs)
-            for link, amount in cost.weights
-        ]
-        columns = np.array(rows, dtype=np.int64).reshape(-1, 3)
-        self.group, self.link, self.amount = columns.T
+        self._group = groups.weights.group
+        self._link = np.searchsorted(used, groups.weights.link)
+        # Sums in another order differ in their last digits; what is equal to 12 is meant to be equal.
+        digits = np.format_float_scientific
+        kinds, inverse = np.unique(groups.weights.amount, return_inverse=True)
+        names: dict[str, int] = {}
+        number = [names.setdefault(digits(kind, precision=11), len(names)) for kind in kinds]
+        self._amount = np.array(number, dtype=np.int64)[inverse]
 
     def over(self, links: Colours, count: int) -> Colours:
         """For each group, a number for the link classes it moves over and how much; shape [count]."""
-        return _gathered(self.group, np.stack([links, self.amount], axis=1), count)
+        return _gathered(self._group, np.stack([links[self._link], self._amount], axis=1), count)
 
-    def signature(self, alike: Colours, count: int, used: Colours) -> Colours:
+    def signature(self, alike: Colours, count: int) -> Colours:
         """For each used link, a number for the group classes that move over it and how much; shape [count]."""
-        place = np.searchsorted(used, self.link)
-        return _gathered(place, np.stack([alike[self.group], self.amount], axis=1), count)
+        return _gathered(self._link, np.stack([alike[self._group], self._amount], axis=1), count)
 
 
 def _gathered(owner: Colours, rows: Colours, count: int) -> Colours:

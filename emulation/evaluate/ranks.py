@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from emulation.evaluate.room import Flow, check_room, lone_duration
+from emulation.evaluate.room import Flow, check_room, lone_duration, shared_links
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -222,16 +222,9 @@ class RankSweep:
             for groups in priced:
                 # What takes no lane is taken to be on one of its own each time.
                 streams.setdefault(id(groups), set()).add(item.stream or f"item {item.id}")
-        common: dict[int, set[int]] = {}
-        lanes: dict[int, set[str]] = {}
-        users: dict[int, set[int]] = {}
-        for groups in {id(groups): groups for priced in self._priced for groups in priced}.values():
-            for ranks, cost in zip(groups.ranks.tolist(), groups.costs, strict=True):
-                for link, _ in cost.weights if cost.work else ():
-                    common[link] = common[link].intersection(ranks) if link in common else set(ranks)
-                    lanes.setdefault(link, set()).update(streams[id(groups)])
-                    users.setdefault(link, set()).add(id(groups))
-        return {part for link in users if not common[link] or len(lanes[link]) > 1 for part in users[link]}
+        distinct = list({id(groups): groups for priced in self._priced for groups in priced}.values())
+        found = shared_links(distinct, [streams[id(groups)] for groups in distinct], self.program.mesh.size)
+        return {id(groups) for groups in distinct if np.isin(groups.weights.link, found).any()}
 
 
 def _index(block: Block) -> Any:

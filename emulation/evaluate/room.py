@@ -30,6 +30,10 @@ ROOM = 1 - 1e-9
 """Part of a link that several activities may fill and still count as having room; beyond it, the events decide."""
 
 
+MOST_TRIED = 16
+"""Ranks of a link's smallest group that are tried as the one that all its users have in common."""
+
+
 class Contended(Exception):
     """Activities shared a link that could not carry all of them at full rate."""
 
@@ -135,19 +139,75 @@ def check_room(flows: Sequence[Flow], links: Sequence[DirectedLink]) -> None:
             _busy(intervals, links[link])
 
 
+def shared_links(parts: Sequence[Groups], streams: Sequence[set[str]], ranks: int) -> Times:
+    """Links that several groups may use at the same time, rising.
+
+    A link is safe if all who use it have one stream and a rank in common: what a rank does on one stream happens one
+    after another. Of each link, the ranks of the smallest group that uses it are tried.
+
+    Args:
+        parts: the groups of every distinct part.
+        streams: of each part, those it is done on.
+        ranks: how many there are.
+    """
+    import numpy as np
+
+    part = np.concatenate([np.full(len(p.weights.link), n) for n, p in enumerate(parts)] or [np.zeros(0, np.int64)])
+    if not part.size:
+        return part.astype(np.int64)
+    group = np.concatenate([p.weights.group for p in parts])
+    links, link = np.unique(np.concatenate([p.weights.link for p in parts]), return_inverse=True)
+    # Which group of a part a rank belongs to; sender and receiver of a transfer belong to the same.
+    belongs = np.full((len(parts), ranks, 2), -1, dtype=np.int64)
+    for number, p in enumerate(parts):
+        for member in range(p.ranks.shape[1]):
+            sides = belongs[number, p.ranks[:, member]]
+            sides[np.arange(len(sides)), (sides[:, 0] >= 0).astype(int)] = np.arange(len(p.ranks))
+            belongs[number, p.ranks[:, member]] = sides
+    names = {name: number for number, name in enumerate(sorted(set().union(*streams)))}
+    lane = np.array([names[next(iter(found))] if len(found) == 1 else -1 for found in streams])
+    least, most = np.full(len(links), len(names)), np.full(len(links), -1)
+    np.minimum.at(least, link, lane[part])
+    np.maximum.at(most, link, lane[part])
+    size = np.array([p.ranks.shape[1] for p in parts])
+    smallest = np.lexsort((size[part], link))
+    first = smallest[np.searchsorted(link[smallest], np.arange(len(links)))]
+    safe = np.zeros(len(links), dtype=bool)
+    for member in range(min(MOST_TRIED, int(size.max()))):
+        candidate = np.array(
+            [
+                parts[p].ranks[g, member % size[p]]
+                for p, g in zip(part[first].tolist(), group[first].tolist(), strict=True)
+            ]
+        )
+        # A rank of the smallest group, for each link; smaller groups are tried from the start again.
+        there = (belongs[part, candidate[link]] == group[:, None]).any(axis=1)
+        missing = np.bincount(link[~there], minlength=len(links))
+        safe |= missing == 0
+    shared: Times = links[~(safe & (least == most) & (least >= 0))]
+    return shared
+
+
 def _by_users(parts: Iterable[Groups]) -> dict[tuple[tuple[int, int], ...], list[tuple[int, list[int]]]]:
     """Links by who uses them: ((part, how many of its groups), ...) -> [(link, those groups), ...]."""
-    users: dict[int, list[tuple[int, int]]] = {}
-    for part in parts:
-        for group, cost in enumerate(part.costs):
-            for link in dict(cost.weights) if cost.work else ():
-                users.setdefault(link, []).append((id(part), group))
-    found: dict[tuple[tuple[int, int], ...], list[tuple[int, list[int]]]] = {}
-    for link, uses in users.items():
-        counts: dict[int, int] = {}
-        for part_id, _ in uses:
-            counts[part_id] = counts.get(part_id, 0) + 1
-        found.setdefault(tuple(counts.items()), []).append((link, [group for _, group in uses]))
+    import numpy as np
+
+    known = list(parts)
+    if not known:
+        return {}
+    part = np.concatenate([np.full(len(p.weights.link), n) for n, p in enumerate(known)])
+    group = np.concatenate([p.weights.group for p in known])
+    links, link = np.unique(np.concatenate([p.weights.link for p in known]), return_inverse=True)
+    counts = np.zeros((len(links), len(known)), dtype=np.int64)
+    np.add.at(counts, (link, part), 1)
+    kinds, kind = np.unique(counts, axis=0, return_inverse=True)
+    order = np.lexsort((group, part, link))
+    starts = np.searchsorted(link[order], np.arange(len(links) + 1))
+    users = [tuple((id(known[n]), int(c)) for n, c in enumerate(row) if c) for row in kinds]
+    found: dict[tuple[tuple[int, int], ...], list[tuple[int, list[int]]]] = {user: [] for user in users}
+    for place, number in enumerate(kind.reshape(-1).tolist()):
+        mine = order[starts[place] : starts[place + 1]]
+        found[users[number]].append((int(links[place]), group[mine].tolist()))
     return found
 
 

@@ -99,6 +99,8 @@ class Fragment:
         ]
         host["switches"] = [{"name": n, "count": count} for n, count in self.switches.items()]
         host["links"] = links
+        # They name members that may not be there any more.
+        made.pop("routes", None)
         self._outside(made, host)
         made["name"] = name
         made["description"] = f"{document.get('description') or document['name']} -- the host as in {self.origin}"
@@ -144,11 +146,16 @@ class Fragment:
             return
         if not self.rdma:
             host.get("software", {}).pop("one_sided", None)
-        for link in made.get("fabric", {}).get("links", []):
+        fabric = made.get("fabric", {})
+        shape = fabric.get("topology")
+        ends = [(link.get("ends", []), link) for link in fabric.get("links", [])]
+        ends += [([shape.get("ends", "nic")], shape["link"])] if shape else []
+        for groups, link in ends:
             for group, speeds in self.nics.items():
                 slowest = min((speed for speed in speeds if speed), default=None)
-                if group in link.get("ends", []) and slowest and slowest != parse(link["rate"]["value"], RATE):
+                if group in groups and slowest and slowest != parse(link["rate"]["value"], RATE) * link.get("lanes", 1):
                     link["rate"] = {"value": f"{slowest!r} B/s", "grade": "datasheet", "source": link["rate"]["source"]}
+                    link["lanes"] = 1
 
 
 def chain_rate(speeds: Iterable[tuple[float, int]]) -> tuple[float, int]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from emulation.graph import Op
-    from emulation.profile import LinkKind
+    from emulation.profile import CollectiveTable, LinkKind
 
 PROGRAMS: dict[str, Op] = {
     "all_reduce": "all-reduce",
@@ -37,7 +36,7 @@ TOLERANCE = 0.03
 """By how much the printed bus bandwidth may differ from the one computed, beside the rounding of three digits."""
 
 _PROGRAM = re.compile(r"\b(\w+?)_perf(?:_mpi)?\b")
-_RANK = re.compile(r"#?\s+Rank\s+(\d+)\s+(?:Group\s+(\d+)\s+)?Pid\b")
+_RANK = re.compile(r"#?\s+Rank\s+(\d+)\s+(?:Group\s+(\d+)\s+)?Pid\s+\d+\s+on\s+(\S+)")
 _HEADER = re.compile(r"#?\s*size\s+count\b")
 _FAILED = re.compile(r"Out of bounds values\s*:\s*(\d+)\s+FAILED")
 
@@ -54,6 +53,8 @@ class CollectiveMeasurement:
     busbw: float
     """Bus bandwidth in bytes per second, as printed."""
     in_place: bool
+    hosts: int = 1
+    """Over which the ranks were spread, equally many on each; 1 where the text does not say."""
 
 
 def bus_factor(op: Op, ranks: int) -> float:
@@ -85,7 +86,8 @@ def read(path: Path, *, op: Op | None = None, ranks: int | None = None) -> list[
     """
     lines = path.read_text("utf-8", errors="replace").splitlines()
     table = _Csv(path, lines) if any(map(_is_csv_header, lines[:1])) else _Log(path, lines)
-    known_op, known_ranks = op or table.op(), ranks or table.ranks()
+    listed = table.ranks()
+    known_op, known_ranks = op or table.op(), ranks or listed
     if known_op is None:
         raise FormatError(f"{path}: does not say which collective was timed; name it, such as all-reduce")
     if not known_ranks:
@@ -98,32 +100,24 @@ def read(path: Path, *, op: Op | None = None, ranks: int | None = None) -> list[
 
 def tables(
     measured: Iterable[CollectiveMeasurement], *, link: LinkKind, source: str, in_place: bool = False
-) -> list[dict[str, Any]]:
-    """Measurements as `collective_tables` of a profile: one per operation and number of ranks, sizes rising.
+) -> list[CollectiveTable]:
+    """Measurements as tables of a profile: one per operation and group of ranks.
 
     Args:
         measured: rows, of one or several files.
         link: the farthest kind of link that was crossed.
         source: key into the profile's sources.
-        in_place: which of the two measurements to take. Of repeated sizes the median is taken; size 0 is left out.
+        in_place: which of the two measurements to take. Size 0 is left out.
     """
-    times: dict[tuple[str, int], dict[int, list[float]]] = {}
+    from emulation.calibrate.knots import fit_table
+
+    sweeps: dict[tuple[Op, int, int], list[tuple[float, float]]] = {}
     for row in measured:
-        if row.in_place == in_place and row.bytes:
-            times.setdefault((row.op, row.ranks), {}).setdefault(row.bytes, []).append(row.seconds)
+        if row.in_place == in_place and row.bytes and row.seconds:
+            sweeps.setdefault((row.op, row.ranks, row.hosts), []).append((row.bytes, row.seconds))
     return [
-        {
-            "op": op,
-            "ranks": ranks,
-            "link": link,
-            "grade": "measured",
-            "source": source,
-            "points": [
-                {"bytes": f"{size} B", "time": f"{statistics.median(seconds)!r} s"}
-                for size, seconds in sorted(of_size.items())
-            ],
-        }
-        for (op, ranks), of_size in sorted(times.items())
+        fit_table(op, ranks, link, rows, grade="measured", source=source, hosts=hosts)
+        for (op, ranks, hosts), rows in sorted(sweeps.items())
     ]
 
 
@@ -151,11 +145,16 @@ class _Table:
             wrong = cell.get("wrong", "0")
             if wrong != "N/A" and self._number(number, "wrong values", wrong) > 0 and "#wrong" in self.header:
                 raise self.refuse(number, f"{wrong} wrong values: the run failed its own check")
-            found = CollectiveMeasurement(op, ranks, int(size), seconds, busbw, in_place=which == 1)
+            found = CollectiveMeasurement(op, ranks, int(size), seconds, busbw, which == 1, self.hosts(ranks))
             self._check(number, found)
             yield found
 
     header = ""
+
+    def hosts(self, ranks: int) -> int:
+        """How many hosts are named."""
+        del ranks
+        return 1
 
     def _number(self, number: int, name: str, text: str, *, whole: bool = False) -> float:
         try:
@@ -192,6 +191,12 @@ class _Log(_Table):
                     raise FormatError(f"{self.path}: {name} is not modelled; there is {', '.join(PROGRAMS)}")
         return None
 
+    names: frozenset[str] = frozenset()
+
+    def hosts(self, ranks: int) -> int:
+        """How many hosts are named, if they can have equally many ranks."""
+        return len(self.names) if self.names and ranks % len(self.names) == 0 else 1
+
     def ranks(self) -> int:
         groups: dict[str, list[int]] = {}
         for number, line in enumerate(self.lines, start=1):
@@ -204,6 +209,7 @@ class _Log(_Table):
                         "nccl-tests is built without MPI=1",
                     )
                 group.append(int(rank[1]))
+                self.names |= {rank[3]}
         return len(next(iter(groups.values()), []))
 
     def measurements(self, op: Op, ranks: int) -> Iterator[CollectiveMeasurement]:

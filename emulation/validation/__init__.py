@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-DATA_SETS = ("allreduce",)
+DATA_SETS = ("allreduce", "aceso")
 """Modules of this package, in the order they are reported."""
 
 
@@ -48,6 +49,11 @@ class Prediction:
     seconds: float
     low: float
     high: float
+
+    @classmethod
+    def within(cls, seconds: float, spread: tuple[float, float]) -> Prediction:
+        """With a band of these half-widths in log space (towards faster, towards slower)."""
+        return cls(seconds, seconds * math.exp(-spread[0]), seconds * math.exp(spread[1]))
 
 
 @dataclass(frozen=True)

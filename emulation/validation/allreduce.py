@@ -8,7 +8,6 @@ profile would hold: a table of knots for each group size, read as the emulator's
 from __future__ import annotations
 
 import csv
-import math
 import re
 from typing import TYPE_CHECKING
 
@@ -28,8 +27,6 @@ COLUMNS = ["size(B)", "count", "type", "time(ns)", "busbw(GB/s)", "time(ns)", "b
 SMALL = 16 * 2**20
 STEP = 1.9e-6
 """Seconds of one step of a ring over NVLink: what `cost.tables.ring_step` finds in NCCL's tuner constants."""
-WIDTH = 0.10
-"""Half-width of the band of a table of too few rows for residuals: that of the grade `measured`."""
 
 
 def rows(folder: Path) -> list[Row]:
@@ -62,6 +59,7 @@ def splits(rows: Sequence[Row], seed: int) -> list[Split]:
 
 def fit(rows: Sequence[Row], seed: int) -> Callable[[Row], Prediction | None]:
     """Knots for each table, and quantiles of what they are off by in cross-validation on these rows."""
+    from emulation.band import width
     from emulation.calibrate.knots import fit_table
     from emulation.cost.tables import read
 
@@ -80,8 +78,7 @@ def fit(rows: Sequence[Row], seed: int) -> Callable[[Row], Prediction | None]:
         found = read(known, "all-reduce", shape, "nvlink", float(row.features["bytes"]), step=STEP)
         if found is None:
             return None
-        faster, slower = found.spread or (WIDTH, WIDTH)
-        return Prediction(found.seconds, found.seconds * math.exp(-faster), found.seconds * math.exp(slower))
+        return Prediction.within(found.seconds, found.spread or width("collective", found.grade))
 
     return predict
 

@@ -9,7 +9,8 @@ A file is a sequence of protobuf messages, each after its length as a varint: Gl
 Chakra, schema/protobuf/et_def.proto and src/third_party/utils/protolib.py). Needs the `protobuf` package.
 """
 
+from emulation.io.chakra.parts import devices, files
 from emulation.io.chakra.reading import read
 from emulation.io.chakra.writing import write
 
-__all__ = ["read", "write"]
+__all__ = ["devices", "files", "read", "write"]

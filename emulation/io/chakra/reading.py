@@ -7,22 +7,19 @@ that keeps the dependencies and otherwise follows the ids, as ASTRA-sim issues t
 
 from __future__ import annotations
 
-import graphlib
-import heapq
 import json
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from emulation.graph import Workload, WorkloadError, check_acyclic
 from emulation.io import FormatError
-from emulation.io.chakra.messages import OWN, attributes, read_messages, schema
+from emulation.io.chakra.messages import OWN, schema
+from emulation.io.chakra.parts import Part, files, gathered, issued, metadata, nodes_of
 from emulation.io.chakra.writing import COLLECTIVES, keywords
 from emulation.meetings import meetings
-from emulation.units import PICOSECONDS_PER_SECOND
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from emulation.figures import Grade
@@ -32,53 +29,6 @@ OPS: dict[str, Op] = {code: op for op, code in COLLECTIVES.items()}  # type: ign
 OPS["REDUCE_SCATTER_BLOCK"] = "reduce-scatter"
 EVERYONE = frozenset({"", "0"})
 """Names by which ASTRA-sim means the group of all ranks."""
-TOGETHER = frozenset({"collective", "transfer", "copy"})
-"""Kinds of which one node stands in the files of several ranks."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """A node of one file."""
-
-    path: Path
-    rank: int
-    message: Any
-    attributes: Mapping[str, Any]
-
-    @property
-    def id(self) -> int:
-        """The id in its file."""
-        return int(self.message.id)
-
-    @property
-    def kind(self) -> str:
-        """The kind of workload node it was written from; empty for another tool's."""
-        return str(self.attributes.get(f"{OWN}kind") or "")
-
-    def __str__(self) -> str:
-        return f"{self.path}: node {self.id}"
-
-    def need(self, name: str) -> Any:
-        """An attribute that has to be there."""
-        if name not in self.attributes:
-            raise ValueError(f"a {self.type} needs the attribute {name}")
-        return self.attributes[name]
-
-    @property
-    def type(self) -> str:
-        """The name of its type; a number where it has none."""
-        return _type_names().get(self.message.type, str(self.message.type))
-
-    @property
-    def seconds(self) -> float:
-        """The duration; our own attribute where it is there, since the format's rounds to microseconds."""
-        exact = self.attributes.get(f"{OWN}duration_ps")
-        return float(self.message.duration_micros / 1e6 if exact is None else exact / PICOSECONDS_PER_SECOND)
-
-
-@cache
-def _type_names() -> dict[int, str]:
-    return {number: name for name, number in schema().NodeType.items()}
 
 
 def read(
@@ -109,25 +59,6 @@ def read(
     return reader.workload()
 
 
-def files(prefix: Path) -> list[Path]:
-    """The trace files of a prefix in rank order.
-
-    Raises:
-        FormatError: there are none, or a rank is missing.
-    """
-    found = {}
-    for path in prefix.parent.glob("*.et"):
-        head, _, rank = path.name.removesuffix(".et").rpartition(".")
-        if head == prefix.name and rank.isdecimal():
-            found[int(rank)] = path
-    if not found:
-        raise FormatError(f"{prefix}: no files {prefix.name}.<rank>.et here")
-    for number in range(max(found) + 1):
-        if number not in found:
-            raise FormatError(f"{prefix}: rank {number} is missing; there are files up to rank {max(found)}")
-    return [found[number] for number in range(len(found))]
-
-
 @dataclass
 class _Reader:
     prefix: Path
@@ -146,18 +77,18 @@ class _Reader:
 
     def workload(self) -> Workload:
         paths = files(self.prefix)
-        heads = [_metadata(path) for path in paths]
+        heads = [metadata(path) for path in paths]
         named = [str(head.get(f"{OWN}device") or "") for head in heads]
         if (ranks := heads[0].get(f"{OWN}ranks", len(paths))) != len(paths):
             raise FormatError(f"{self.prefix}: {len(paths)} files of a trace of {ranks} ranks")
         self._name_devices(paths, named)
-        parts = [_parts(path, rank) for rank, path in enumerate(paths)]
+        parts = [nodes_of(path, rank) for rank, path in enumerate(paths)]
         self._load_groups()
         ours = all(named)
-        everything = [part for of_rank in parts for part in (of_rank if ours else _issued(of_rank))]
+        everything = [part for of_rank in parts for part in (of_rank if ours else issued(of_rank))]
         if ours:
             everything.sort(key=lambda part: part.id)
-        for together in _together(everything):
+        for together in gathered(everything):
             self._add(together)
         for first, node in self.later:
             self.work.order(self.made[first], node)
@@ -200,7 +131,8 @@ class _Reader:
         known = sorted({self.made[edge] for edge in edges if edge in self.made})
         try:
             node = self._ours(together, known) if first.kind else self._foreign(first, known)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
+            # Of another type than it should be may be what is in our own attributes, which anybody can write.
             raise FormatError(f"{first}: {error}") from error
         self.places.append(str(first))
         for part in together:
@@ -310,66 +242,6 @@ class _Reader:
             return 0
         shards = len(self._group(part)) if self._op(part) == "all-gather" else 1
         return int(part.need("comm_size")) * shards
-
-
-def _metadata(path: Path) -> dict[str, Any]:
-    """What a file says of itself."""
-    first = next(read_messages(path), None)
-    if first is None:
-        raise FormatError(f"{path}: an empty file; a Chakra trace begins with its metadata")
-    return attributes(first)
-
-
-def _parts(path: Path, rank: int) -> list[Part]:
-    """The nodes of a file, once their ids and dependencies have been checked."""
-    messages = read_messages(path)
-    next(messages)
-    found: dict[int, Part] = {}
-    for message in messages:
-        where = f"{path}: node {message.id}"
-        if message.id in found:
-            raise FormatError(f"{where}: the id is used twice")
-        try:
-            found[message.id] = Part(path, rank, message, attributes(message))
-        except ValueError as error:
-            raise FormatError(f"{where}: {error}") from error
-    for part in found.values():
-        for dep in (*part.message.data_deps, *part.message.ctrl_deps):
-            if dep not in found:
-                raise FormatError(f"{part}: depends on node {dep}, which is not in the file")
-    return list(found.values())
-
-
-def _issued(parts: Sequence[Part]) -> Iterator[Part]:
-    """The nodes of a rank in an order that keeps dependencies, of those that are ready the lowest id first."""
-    by_id = {part.id: part for part in parts}
-    sorter = graphlib.TopologicalSorter({i: [*p.message.data_deps, *p.message.ctrl_deps] for i, p in by_id.items()})
-    try:
-        sorter.prepare()
-    except graphlib.CycleError as error:
-        cycle = " -> ".join(str(node) for node in error.args[1])
-        raise FormatError(f"{by_id[error.args[1][0]]}: waits for itself: {cycle}") from error
-    ready = list(sorter.get_ready())
-    heapq.heapify(ready)
-    while ready:
-        node = heapq.heappop(ready)
-        yield by_id[node]
-        sorter.done(node)
-        for following in sorter.get_ready():
-            heapq.heappush(ready, following)
-
-
-def _together(parts: Sequence[Part]) -> Iterator[list[Part]]:
-    """Parts of one node of the workload, in the order of the first of them."""
-    shared: dict[int, list[Part]] = {}
-    for part in parts:
-        if part.kind in TOGETHER:
-            shared.setdefault(part.id, []).append(part)
-    for part in parts:
-        if part.kind not in TOGETHER:
-            yield [part]
-        elif shared[part.id][0] is part:
-            yield shared[part.id]
 
 
 def _complete(together: Sequence[Part], ranks: Sequence[int]) -> None:

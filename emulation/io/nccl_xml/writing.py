@@ -19,13 +19,14 @@ from emulation.io.nccl_xml.reading import NVSWITCH_CLASS, VERSION
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from emulation.profile import Host, Link, Profile
+    from emulation.layout import Wire
+    from emulation.profile import Host, Profile
 
 SPEEDS = (2.5, 5.0, 8.0, 16.0, 32.0, 64.0)
 """GT/s of the generations of PCI Express."""
 WIDTHS = (16, 8, 4, 2, 1, 32)
 NVSWITCH_BUS = "0000:ff:00.0"
-Joined = tuple[str, "Link"]
+Joined = tuple[str, "Wire"]
 PROCESSORS = (
     (6e9, "GenuineIntel", 6, 0x4F),
     (10e9, "GenuineIntel", 6, 0x55),
@@ -62,10 +63,10 @@ class _Writer:
         self.devices = [f"{g.name}{n}" for g in host.devices for n in range(g.count)]
         self.nics = [f"{g.name}{n}" for g in host.nics for n in range(g.count)]
         self.leaves = {*self.devices, *self.nics}
-        self.wires = [(wire.left, wire.right, wire.link) for wire in layout.host_wires(host)]
-        numa = {left if right == layout.CPU else right: link for left, right, link in self.wires if link.kind == "cpu"}
-        self.roots: dict[str, Link | None] = {name: numa[name] for name in sorted(numa, key=_natural)}
-        if not self.roots or any(layout.CPU in wire[:2] and wire[2].kind == "pcie" for wire in self.wires):
+        self.wires = list(layout.host_wires(host))
+        numa = {w.left if w.right == layout.CPU else w.right: w for w in self.wires if w.link.kind == "cpu"}
+        self.roots: dict[str, Wire | None] = {name: numa[name] for name in sorted(numa, key=_natural)}
+        if not self.roots or any(layout.CPU in wire[:2] and wire.link.kind == "pcie" for wire in self.wires):
             self.roots[layout.CPU] = None
         self.children: dict[str, list[Joined]] = {}
         self.beside: dict[str, list[str]] = {}
@@ -75,17 +76,18 @@ class _Writer:
     def _grow(self) -> None:
         """The tree of PCI Express links below the processors, and which leaves are joined to each other as well."""
         near: dict[str, list[Joined]] = {}
-        for left, right, link in self.wires:
-            if link.kind == "pcie" and left in self.leaves and right in self.leaves:
+        for wire in self.wires:
+            left, right = wire.left, wire.right
+            if wire.link.kind == "pcie" and left in self.leaves and right in self.leaves:
                 self.beside.setdefault(left, []).append(right)
                 self.beside.setdefault(right, []).append(left)
-            elif link.kind == "pcie":
-                near.setdefault(left, []).append((right, link))
-                near.setdefault(right, []).append((left, link))
+            elif wire.link.kind == "pcie":
+                near.setdefault(left, []).append((right, wire))
+                near.setdefault(right, []).append((left, wire))
         self.parent: dict[str, str] = dict.fromkeys(self.roots, "")
         reached = list(self.roots)
         for name in reached:
-            for other, link in near.get(name, []) if name not in self.leaves else ():
+            for other, wire in near.get(name, []) if name not in self.leaves else ():
                 if other == self.parent[name]:
                     continue
                 if other in self.parent:
@@ -93,7 +95,7 @@ class _Writer:
                         f"{other} of host {self.host.name!r} is reached over {name} and in another way too"
                     )
                 self.parent[other] = name
-                self.children.setdefault(name, []).append((other, link))
+                self.children.setdefault(name, []).append((other, wire))
                 reached.append(other)
         for name in sorted(self.leaves - set(self.parent), key=_natural):
             raise FormatError(f"no PCI Express links lead from a processor of host {self.host.name!r} to {name}")
@@ -106,8 +108,8 @@ class _Writer:
             self._bus(name)
         for root in self.roots:
             below[root] = list(self._below(root, "    "))
-        for number, (root, link) in enumerate(self.roots.items()):
-            vendor, family, model = _processor(link.rate.value * link.lanes if link else 0.0)
+        for number, (root, wire) in enumerate(self.roots.items()):
+            vendor, family, model = _processor(wire.link.rate.value * wire.lanes if wire else 0.0)
             what = {"numaid": number, "arch": "x86_64", "vendor": vendor, "familyid": family, "modelid": model}
             yield f"  <cpu{_attributes(what)}>"
             yield from below[root]
@@ -116,19 +118,19 @@ class _Writer:
 
     def _below(self, name: str, indent: str) -> Iterator[str]:
         done: set[str] = set()
-        for child, link in sorted(self.children.get(name, []), key=lambda joined: _natural(joined[0])):
+        for child, wire in sorted(self.children.get(name, []), key=lambda joined: _natural(joined[0])):
             if child in done:
                 continue
             together = self._together(child, name)
             done.update(together)
             if child not in self.leaves:
-                yield from self._bridge(child, link, indent, self._below(child, indent + "  "))
+                yield from self._bridge(child, wire, indent, self._below(child, indent + "  "))
             elif len(together) == 1:
-                yield from self._leaf(child, link, indent)
+                yield from self._leaf(child, wire, indent)
             else:
-                links = dict(self.children[name])
-                inner = (line for leaf in together for line in self._leaf(leaf, links[leaf], indent + "  "))
-                yield from self._bridge(f"above {child}", link, indent, inner)
+                wires = dict(self.children[name])
+                inner = (line for leaf in together for line in self._leaf(leaf, wires[leaf], indent + "  "))
+                yield from self._bridge(f"above {child}", wire, indent, inner)
 
     def _together(self, leaf: str, parent: str) -> list[str]:
         """The leaves that are joined to one another below one parent, this one among them."""
@@ -137,42 +139,42 @@ class _Writer:
             found += [n for n in self.beside.get(name, []) if self.parent[n] == parent and n not in found]
         return sorted(found, key=_natural)
 
-    def _bridge(self, name: str, link: Link, indent: str, inner: Iterable[str]) -> Iterator[str]:
-        yield f"{indent}<pci{self._pci(name, '0x060400', link)}>"
+    def _bridge(self, name: str, wire: Wire, indent: str, inner: Iterable[str]) -> Iterator[str]:
+        yield f"{indent}<pci{self._pci(name, '0x060400', wire)}>"
         yield from inner
         yield f"{indent}</pci>"
 
-    def _leaf(self, name: str, link: Link, indent: str) -> Iterator[str]:
+    def _leaf(self, name: str, wire: Wire, indent: str) -> Iterator[str]:
         if name in self.devices:
             number = self.devices.index(name)
-            yield f"{indent}<pci{self._pci(name, '0x030200', link)}>"
+            yield f"{indent}<pci{self._pci(name, '0x030200', wire)}>"
             yield f"{indent}  <gpu{_attributes({'dev': number, 'sm': self.sm, 'rank': number, 'gdr': 1})}>"
             yield from (f"{indent}    {line}" for line in self._nvlinks(name))
             yield f"{indent}  </gpu>"
         else:
-            yield f"{indent}<pci{self._pci(name, '0x020700', link)}>"
+            yield f"{indent}<pci{self._pci(name, '0x020700', wire)}>"
             yield f"{indent}  <nic>"
             yield f"{indent}    <net{_attributes(self._net(name))}/>"
             yield f"{indent}  </nic>"
         yield f"{indent}</pci>"
 
     def _nvlinks(self, name: str) -> Iterator[str]:
-        for left, right, link in self.wires:
+        for left, right, link, lanes in self.wires:
             if link.kind != "nvlink" or name not in {left, right}:
                 continue
             other = right if left == name else left
             if other in self.devices:
-                what = {"target": self._bus(other), "count": link.lanes, "tclass": "0x030200"}
+                what = {"target": self._bus(other), "count": lanes, "tclass": "0x030200"}
                 yield f"<nvlink{_attributes(what)}/>"
             elif other in self.roots or other == layout.CPU:
                 # Like NCCL's link of a processor to an accelerator on one module, with its rate in MB/s.
                 yield f"<c2c{_attributes({'bw': round(link.rate.value / 1e6), 'count': link.lanes})}/>"
             else:
-                what = {"target": NVSWITCH_BUS, "count": link.lanes, "tclass": NVSWITCH_CLASS}
+                what = {"target": NVSWITCH_BUS, "count": lanes, "tclass": NVSWITCH_CLASS}
                 yield f"<nvlink{_attributes(what)}/>"
 
-    def _pci(self, name: str, kind: str, link: Link) -> str:
-        speed, width = pcie_generation(link.rate.value, link.lanes)
+    def _pci(self, name: str, kind: str, wire: Wire) -> str:
+        speed, width = pcie_generation(wire.link.rate.value, wire.lanes)
         what = {"busid": self._bus(name), "class": kind, "link_speed": f"{speed:.1f} GT/s PCIe", "link_width": width}
         return _attributes(what)
 
@@ -185,8 +187,11 @@ class _Writer:
 
     def _speed(self, group: str) -> float:
         """Bytes per second of the slowest fabric link at a group of adapters; 0 where there is none."""
-        links = [link for link in self.profile.fabric.links if group in link.ends]
-        return min((link.rate.value * link.lanes for link in links), default=0.0)
+        fabric = self.profile.fabric
+        links = [link.rate.value * link.lanes for link in fabric.links if group in link.ends]
+        if fabric.topology and fabric.topology.ends == group:
+            links.append(fabric.topology.link.rate.value * fabric.topology.link.lanes)
+        return min(links, default=0.0)
 
     def _bus(self, name: str) -> str:
         if name not in self.buses:

@@ -82,8 +82,10 @@ def test_the_surface_is_frozen():
         "show": ["--json", "--out"],
         "status": ["--json", "--on", "--out", "--set"],
         "compare": ["--json", "--out", "--predictions"],
+        "calibrate": ["--json", "--name", "--only", "--quick", "--to"],
         "check-emulator": ["--data", "--held-out", "--json", "--seeds", "--update"],
         "report": ["--json", "--junit", "--on", "--out", "--set", "--to"],
+        "import": ["--hardware", "--json", "--op", "--ranks", "--to"],
         "export": ["--json", "--out", "--to"],
         "schema": ["--check", "--json"],
         "doctor": ["--json"],
@@ -95,7 +97,7 @@ def test_the_surface_is_frozen():
 
 def test_every_verb_has_its_module():
     for verb in cli.VERBS:
-        assert callable(__import__(f"harness.verbs.{verb.replace('-', '_')}", fromlist=["run"]).run)
+        assert callable(__import__(cli.module_of(verb), fromlist=["run"]).run)
 
 
 @pytest.mark.parametrize(

@@ -251,6 +251,20 @@ def test_barrier_is_an_all_reduce_of_nothing(tmp_path, small):
     assert {(node.op, node.nbytes) for node in work.nodes} == {("all-reduce", 0)}
 
 
+def test_own_attribute_of_another_type_is_refused(tmp_path):
+    paths, _ = chakra.write(tmp_path / "x", _step())
+
+    def change(number, message):
+        for attribute in message.attr if number else ():
+            if attribute.name == f"{OWN}cap":
+                attribute.string_val = "fast"
+        return message
+
+    _rewritten(paths[0], change)
+    with pytest.raises(FormatError, match=r"x\.0\.et: node 3: "):
+        chakra.read(tmp_path / "x")
+
+
 @pytest.mark.parametrize("cut", [1, 30, -1])
 def test_file_that_ends_early_names_the_byte(tmp_path, cut):
     (path, *_), _ = chakra.write(tmp_path / "x", _step())

@@ -120,20 +120,22 @@ def test_empty_log_says_so(tmp_path):
         read(_log(tmp_path, []))
 
 
-def test_table_of_a_profile_has_the_median_of_repeated_sizes(tmp_path):
-    rows = [(1024, 10e-6, 9e-6), (1024, 12e-6, 9e-6), (1024, 30e-6, 9e-6), (0, 1e-6, 1e-6), (512, 8e-6, 7e-6)]
+def test_log_becomes_a_table_of_a_profile(tmp_path):
+    rows = [(2**power, 10e-6 + 2**power / 1e11, 9e-6 + 2**power / 1e11) for power in range(10, 30)]
     (table,) = tables(read(_log(tmp_path, rows)), link="nvlink", source="run")
-    assert {key: table[key] for key in ("op", "ranks", "link", "grade", "source")} == {
-        "op": "all-reduce",
-        "ranks": 4,
-        "link": "nvlink",
-        "grade": "measured",
-        "source": "run",
-    }
-    assert [(p["bytes"], float(p["time"].split()[0])) for p in table["points"]] == [
-        ("512 B", pytest.approx(8e-6)),
-        ("1024 B", pytest.approx(12e-6)),
-    ]
+    assert (table.op, table.ranks, table.hosts, table.grade, table.source) == ("all-reduce", 4, 1, "measured", "run")
+    sizes = [point.bytes for point in table.points]
+    assert sizes[0] == 2**10
+    assert sizes[-1] == 2**29
+    assert table.points[-1].time == pytest.approx(10e-6 + 2**29 / 1e11, rel=0.01)
+
+
+def test_ranks_on_several_hosts_are_told_apart_from_those_on_one(tmp_path):
+    path = _log(tmp_path, [(2**20, 51.4e-6, 52.74e-6)])
+    path.write_text(
+        path.read_text().replace("worker device  2", "other device  2").replace("worker device  3", "other device  3")
+    )
+    assert {row.hosts for row in read(path)} == {2}
 
 
 def test_csv_is_read_with_its_unit_and_its_name(tmp_path):
