@@ -35,6 +35,20 @@ def test_copies_and_collectives_are_timed(tmp_path, capsys):
     assert not raw["skipped"]
 
 
+def test_a_probe_that_breaks_off_is_said_and_leaves_the_others_alone(tmp_path, monkeypatch, capsys):
+    from emulation.calibrate import measure
+    from emulation.calibrate.pool import ProbeError
+
+    def broken(found, pool):
+        raise ProbeError("on purpose")
+
+    monkeypatch.setitem(measure.PROBES, "memcpy", measure.Probe("memcpy", "breaks off", broken))
+    assert main(["calibrate", "--quick", "--only", "memcpy,tcp", "--to", str(tmp_path / "box.yaml")]) == 1
+    assert "memcpy: left out: on purpose" in capsys.readouterr().out
+    raw = json.loads((tmp_path / "box.calibration.json").read_text())
+    assert {series["probe"] for series in raw["series"]} == {"tcp"}
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
