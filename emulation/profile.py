@@ -31,6 +31,7 @@ from emulation.figures import (
     FlopsCurve,
     FractionFigure,
     Grade,
+    HalfSizes,
     RateFigure,
     corrected,
     weakest,
@@ -73,6 +74,8 @@ class FamilyCurve(Strict):
     """Of the peak rate of arithmetic."""
     bytes: BytesCurve | None = None
     """Of the memory's peak bandwidth."""
+    half: HalfSizes | None = None
+    """How matrix products of small shapes fall behind `flops`."""
     launch: DurationFigure | None = None
     """Fixed time of one operator: the framework's dispatch as well as the device's launch."""
     contention: FactorFigure | None = None
@@ -87,15 +90,17 @@ class Throughput(Strict):
     families: dict[str, FamilyCurve] = Field(default_factory=dict)
     """By family of operators; what has no curve of its own is read off `efficiency`."""
 
-    def rate(self, flops: float, family: str = "") -> float:
-        """FLOP per second for a kernel of `flops`."""
-        curve = self._curve(family)
-        return self.peak.value * (curve.value_at(flops) if curve else 1.0)
+    def rate(self, flops: float, family: str = "", shape: tuple[int, ...] = ()) -> float:
+        """FLOP per second for a kernel of `flops`; `shape` is the (m, n, k) of a matrix product, if known."""
+        curve, own = self._curve(family), self.family(family)
+        part = own.half.part(shape) if own and own.half else 1.0
+        return self.peak.value * part * (curve.value_at(flops) if curve else 1.0)
 
     def grade_at(self, flops: float, family: str = "") -> Grade:
         """Grade of `rate(flops)`."""
-        curve = self._curve(family)
-        return corrected(self.peak.grade, curve.grade_at(flops)) if curve else self.peak.grade
+        curve, own = self._curve(family), self.family(family)
+        efficiencies = ([curve.grade_at(flops)] if curve else []) + ([own.half.grade] if own and own.half else [])
+        return corrected(self.peak.grade, weakest(efficiencies)) if efficiencies else self.peak.grade
 
     def family(self, name: str) -> FamilyCurve | None:
         """The curves of a family; a backward pass without its own has those of its forward pass."""
@@ -403,6 +408,19 @@ class Calibration(Strict):
     """Name of the file of raw samples, in the profile's folder."""
 
 
+class Framework(Strict):
+    """What a training framework costs on the host's processor, which runs ahead of the device."""
+
+    call: DurationFigure
+    """Launching one kernel. The host launches while the device computes: a pass takes as long as the slower of them."""
+    wide_call: DurationFigure
+    """More, per collective of a group that has all accelerators of a host."""
+    micro_batch: DurationFigure
+    """Per micro-batch and stage, in which nothing else happens."""
+    step: DurationFigure
+    """Per training step, in which nothing else happens."""
+
+
 @dataclass(frozen=True)
 class Capabilities:
     """What an experiment may ask of a cluster."""
@@ -439,6 +457,8 @@ class Profile(Strict):
     """Measured times; where one fits the group it is used instead of `collectives`."""
     residuals: list[FamilyResiduals] = Field(default_factory=list)
     """What families of models were off by where that was measured; absent: the band of the grade."""
+    framework: Framework | None = None
+    """Absent: training costs the host nothing."""
     fragmentation: FractionFigure
     """Part of a device's memory the allocator cannot use."""
     calibration: Calibration | None = None
