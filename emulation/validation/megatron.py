@@ -55,7 +55,7 @@ COLUMNS = (
     "iteration time (ms)",
 )
 NAMES = ("gpus", "batch", "micro_batch", "hidden", "heads", "layers", "sequence", "tensor", "data", "pipeline")
-SHARED, SHARED_FAMILY, SHAPE = 0.10, 0.20, 0.10
+SHARED, SHARED_FAMILY, SHAPE = 0.05, 0.20, 0.10
 """Scales of the discrepancy's effects, in logarithms."""
 NOISE_CLUSTER, NOISE_NODE = 0.08, 0.03
 """Scales of what is left."""
