@@ -93,8 +93,8 @@ class FactorFigure(Figure):
 class HalfSizes(Figure):
     """Half-performance lengths of a matrix product (Hockney and Jesshope, Parallel Computers, 1981).
 
-    A product of shape (m, n, k) gets 1 / ((1 + rows / m) (1 + columns / min(n, k))) of what a large one gets: half of it
-    where m is `rows` and the others are large, or min(n, k) is `columns`.
+    A product of shape (m, n, k) gets 1 / ((1 + rows / m) (1 + columns / min(n, k))) of what a large one gets: half of
+    it where m is `rows` and the others are large, or min(n, k) is `columns`.
     """
 
     rows: float = Field(ge=0, allow_inf_nan=False)
