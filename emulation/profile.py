@@ -31,8 +31,8 @@ from emulation.figures import (
     FlopsCurve,
     FractionFigure,
     Grade,
+    HalfSizes,
     RateFigure,
-    SizeFigure,
     corrected,
     weakest,
 )
@@ -67,78 +67,48 @@ class Bandwidth(Strict):
         return corrected(self.peak.grade, curve.grade_at(nbytes)) if curve else self.peak.grade
 
 
-class FamilyEfficiency(Strict):
-    """What kernels of one family of operators (`matmul`, `normalization`, ...) get; absent figures are the device's.
-
-    A product of shape (m, n, k) gets `arithmetic / ((1 + rows / m) (1 + columns / min(n, k)))` of the peak of its
-    dtype: `rows` and `columns` are half-performance lengths (Hockney and Jesshope, Parallel Computers, 1981), the sizes
-    at which half of the rate is reached. Where no `arithmetic` is given, `flops` says it by the work alone.
-    """
+class FamilyCurve(Strict):
+    """What kernels of one family of operators (`matmul`, `normalization`, ...) get; absent figures are the device's."""
 
     flops: FlopsCurve | None = None
-    """Of the peak rate of arithmetic, by work."""
-    arithmetic: FractionFigure | None = None
-    """Of the peak rate of arithmetic, for a large operator of any shape."""
-    rows: SizeFigure | None = None
-    columns: SizeFigure | None = None
+    """Of the peak rate of arithmetic."""
     bytes: BytesCurve | None = None
-    """Of the memory's peak bandwidth, by bytes."""
-    memory: FractionFigure | None = None
-    """Of the memory's peak bandwidth, whatever the bytes."""
+    """Of the memory's peak bandwidth."""
+    half: HalfSizes | None = None
+    """How matrix products of small shapes fall behind `flops`."""
     launch: DurationFigure | None = None
     """Fixed time of one operator: the framework's dispatch as well as the device's launch."""
     contention: FactorFigure | None = None
     """How many times longer one takes when all cores of the host run the same."""
 
-    @model_validator(mode="after")
-    def _one_of_each(self) -> FamilyEfficiency:
-        if self.flops and self.arithmetic:
-            refuse(("arithmetic",), "give the part of the peak by work (`flops`) or by shape (`arithmetic`), not both")
-        if self.bytes and self.memory:
-            refuse(("memory",), "give the part of the bandwidth by bytes (`bytes`) or as one (`memory`), not both")
-        return self
-
-    def part(self, shape: tuple[int, ...]) -> float:
-        """`arithmetic` for a kernel of this shape; of a large one, where the shape is not known."""
-        found = self.arithmetic.value if self.arithmetic else 1.0
-        if len(shape) == 3:
-            m, n, k = shape
-            found /= 1 + (self.rows.value if self.rows else 0.0) / m
-            found /= 1 + (self.columns.value if self.columns else 0.0) / min(n, k)
-        return found
-
 
 class Throughput(Strict):
-    """A peak work rate and how much of it one gets, by the work of one kernel, or by its family and shape."""
+    """A peak work rate and how much of it one gets, by the work of one kernel."""
 
     peak: FlopRateFigure
     efficiency: FlopsCurve | None = None
-    families: dict[str, FamilyEfficiency] = Field(default_factory=dict)
-    """By family of operators; what has no figure of its own is read off `efficiency`."""
+    families: dict[str, FamilyCurve] = Field(default_factory=dict)
+    """By family of operators; what has no curve of its own is read off `efficiency`."""
 
     def rate(self, flops: float, family: str = "", shape: tuple[int, ...] = ()) -> float:
-        """FLOP per second for a kernel of `flops`."""
-        own = self.family(family)
-        if own and own.arithmetic:
-            return self.peak.value * own.part(shape)
-        curve = self._curve(own)
-        return self.peak.value * (curve.value_at(flops) if curve else 1.0)
+        """FLOP per second for a kernel of `flops`; `shape` is the (m, n, k) of a matrix product, if known."""
+        curve, own = self._curve(family), self.family(family)
+        part = own.half.part(shape) if own and own.half else 1.0
+        return self.peak.value * part * (curve.value_at(flops) if curve else 1.0)
 
     def grade_at(self, flops: float, family: str = "") -> Grade:
         """Grade of `rate(flops)`."""
-        own = self.family(family)
-        if own and own.arithmetic:
-            grades = [figure.grade for figure in (own.arithmetic, own.rows, own.columns) if figure]
-            return corrected(self.peak.grade, weakest(grades))
-        curve = self._curve(own)
-        return corrected(self.peak.grade, curve.grade_at(flops)) if curve else self.peak.grade
+        curve, own = self._curve(family), self.family(family)
+        efficiencies = ([curve.grade_at(flops)] if curve else []) + ([own.half.grade] if own and own.half else [])
+        return corrected(self.peak.grade, weakest(efficiencies)) if efficiencies else self.peak.grade
 
-    def family(self, name: str) -> FamilyEfficiency | None:
-        """The figures of a family; a backward pass without its own has those of its forward pass."""
+    def family(self, name: str) -> FamilyCurve | None:
+        """The curves of a family; a backward pass without its own has those of its forward pass."""
         return self.families.get(name) or self.families.get(name.removesuffix("-backward"))
 
-    def _curve(self, own: FamilyEfficiency | None) -> FlopsCurve | None:
-        return own.flops if own and own.flops else self.efficiency
+    def _curve(self, family: str) -> FlopsCurve | None:
+        found = self.family(family)
+        return found.flops if found and found.flops else self.efficiency
 
 
 class DeviceModel(Strict):
