@@ -1,0 +1,186 @@
+"""The event-driven evaluator where time changes what things take: faults that come and go, kernels beside collectives.
+
+Two things are new to `events.Run`. A kernel whose pace may change is an activity of its own, whose work is its time in
+seconds and whose rate is one over how many times slower it is just now; so it ends to the picosecond where it would
+have ended if nobody had touched it. And at the beginning of each stage of the scenario links get new capacities, and
+what moves goes on over the links, and at the rate, that the new stage has for it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from emulation.evaluate.events import Run
+from emulation.evaluate.fluid import Activity, Stalled
+from emulation.evaluate.outcome import Outcome
+from emulation.units import PICOSECONDS_PER_SECOND, picoseconds, render
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from emulation.cost import Cost
+    from emulation.evaluate.tasks import Tasks
+    from emulation.faults import NodeDeath
+
+NO_DEVICES: Mapping[str, float] = {}
+
+
+class _Abort(Exception):
+    """The run is over before its work is done."""
+
+
+class Disturbed(Run):
+    """One evaluation under a scenario; after `go`, `outcome` says how it ended."""
+
+    def __init__(self, tasks: Tasks) -> None:
+        super().__init__(tasks)
+        scenario = tasks.scenario
+        self._stages = scenario.stages if scenario else []
+        self._stage = 0
+        self._dead: dict[str, None] = {}
+        self._pace: Mapping[str, float] = self._stages[0].pace if self._stages else NO_DEVICES
+        self._beside: dict[str, dict[int, float]] = {}
+        """Device -> what communicates on it now, and by how much that slows its kernels down."""
+        self._kernels: dict[str, dict[int, None]] = {}
+        """Device -> kernels that run on it now, of the devices whose pace may change."""
+        for device in {d for devices in tasks.overlaps.values() for d in devices} | set(
+            scenario.windowed if scenario else ()
+        ):
+            self._kernels[device] = {}
+
+    def go(self) -> None:
+        """Evaluate to the end, or to where a fault ends it.
+
+        Raises:
+            Deadlock: some nodes could never start; the message names them.
+            Stalled: a link without capacity holds an activity up, and no fault is to blame.
+        """
+        try:
+            super().go()
+        except _Abort as reason:
+            self._cut_off(str(reason))
+
+    def _prepare(self) -> None:
+        for number, stage in enumerate(self._stages[1:], 1):
+            self._after(stage.since, self._turn, number)
+        for death in self.tasks.scenario.aborts if self.tasks.scenario else ():
+            at = picoseconds(death.at)
+            self._after(at, self._die, death)
+            self._after(at + picoseconds(death.detection), self._give_up, death)
+
+    # What starts and ends
+
+    def _begin(self, index: int) -> None:
+        action = self.tasks.meetings[index].action
+        if self._lost(index):
+            for node in self.tasks.meetings[index].nodes:
+                self.start[node] = self._env.now
+            return
+        for device, slowdown in self.tasks.overlaps.get(index, NO_DEVICES).items():
+            self._beside.setdefault(device, {})[index] = slowdown
+            self._repace(device)
+        if action.kind != "compute" or action.devices[0] not in self._kernels:
+            super()._begin(index)
+            return
+        for node in self.tasks.meetings[index].nodes:
+            self.start[node] = self._env.now
+        device, cost = action.devices[0], self.tasks.costs[index]
+        if cost.work:
+            # On shared cores; the launch takes the pace it begins with.
+            self._after(round(cost.fixed * self._slower(device)), self._flow, index)
+            return
+        weights, cap = self._way(index, cost)
+        self._kernels[device][index] = None
+        self.fluids.start(index, Activity(weights, cap, cost.fixed / PICOSECONDS_PER_SECOND), self._env.now)
+        self._settle_later()
+
+    def _flow(self, event: Any) -> None:
+        index = event.value
+        if self._lost(index):
+            return
+        action, cost = self.tasks.meetings[index].action, self.tasks.cost_in(self._stage, index)
+        if action.kind == "compute" and action.devices[0] in self._kernels:
+            self._kernels[action.devices[0]][index] = None
+        weights, cap = self._way(index, cost)
+        self.fluids.start(index, Activity(weights, cap, cost.work), self._env.now)
+        self._settle_later()
+
+    def _done(self, index: int) -> None:
+        if self._lost(index):
+            return
+        action = self.tasks.meetings[index].action
+        for device in self.tasks.overlaps.get(index, NO_DEVICES):
+            del self._beside[device][index]
+            self._repace(device)
+        if action.kind == "compute":
+            self._kernels.get(action.devices[0], {}).pop(index, None)
+        super()._done(index)
+
+    # Pace
+
+    def _slower(self, device: str) -> float:
+        beside = self._beside.get(device)
+        return self._pace.get(device, 1.0) * (1 + max(beside.values()) if beside else 1.0)
+
+    def _way(self, index: int, cost: Cost) -> tuple[tuple[tuple[int, float], ...], float]:
+        """The links and the cap that a task has now. A slow kernel keeps its core for as long as it takes."""
+        action = self.tasks.meetings[index].action
+        if action.kind != "compute" or action.devices[0] not in self._kernels:
+            return cost.weights, cost.cap
+        slower = self._slower(action.devices[0])
+        weights = cost.weights if slower == 1 else tuple((link, weight * slower) for link, weight in cost.weights)
+        return weights, 1 / slower
+
+    def _repace(self, device: str) -> None:
+        for index in self._kernels.get(device, ()):
+            self.fluids.alter(index, *self._way(index, self.tasks.costs[index]), self._env.now)
+            self._settle_later()
+
+    # What goes wrong
+
+    def _turn(self, event: Any) -> None:
+        self._stage = event.value
+        stage = self._stages[self._stage]
+        self._pace = stage.pace
+        self.fluids.alter_links(stage.links)
+        for index in self.fluids.moving:
+            self.fluids.alter(index, *self._way(index, self.tasks.cost_in(self._stage, index)), self._env.now)
+        self._settle_later()
+
+    def _settle(self, event: Any) -> None:
+        try:
+            super()._settle(event)
+        except Stalled as error:
+            if not self._stages or not self._stages[self._stage].down:
+                raise
+            raise _Abort(str(error)) from error
+
+    @property
+    def _patient(self) -> bool:
+        return self._stage + 1 < len(self._stages)
+
+    def _die(self, event: Any) -> None:
+        death: NodeDeath = event.value
+        self._dead[death.host] = None
+        for index in self.fluids.moving:
+            if self._lost(index):
+                self.fluids.stop(index, self._env.now)
+        self._settle_later()
+
+    def _lost(self, index: int) -> bool:
+        return bool(self._dead) and any(
+            device.split("/", 1)[0] in self._dead for device in self.tasks.meetings[index].action.devices
+        )
+
+    def _give_up(self, event: Any) -> None:
+        if any(end < 0 for end in self.end):
+            death: NodeDeath = event.value
+            raise _Abort(f"{death.host} died at {render(death.at, 's')}")
+
+    def _cut_off(self, reason: str) -> None:
+        now = self._env.now
+        self.unfinished = frozenset(node for node, end in enumerate(self.end) if end < 0)
+        for node in self.unfinished:
+            self.start[node] = now if self.start[node] < 0 else self.start[node]
+            self.end[node] = now
+        self.outcome = Outcome("aborted", now / PICOSECONDS_PER_SECOND, reason)
