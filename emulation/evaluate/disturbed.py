@@ -1,9 +1,10 @@
 """The event-driven evaluator where time changes what things take: faults that come and go, kernels beside collectives.
 
 Two things are new to `events.Run`. A kernel whose pace may change is an activity of its own, whose work is its time in
-seconds and whose rate is one over how many times slower it is just now; so it ends to the picosecond where it would
-have ended if nobody had touched it. And at the beginning of each stage of the scenario links get new capacities, and
-what moves goes on over the links, and at the rate, that the new stage has for it.
+seconds; when the pace changes, what is left of it becomes that much more or less. So it ends to the picosecond where it
+would have ended if nobody had touched it, and on shared cores it gets the core time that its equals get. And at the
+beginning of each stage of the scenario links get new capacities, and what moves goes on over the links, and at the
+rate, that the new stage has for it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from emulation.units import PICOSECONDS_PER_SECOND, picoseconds, render
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from emulation.cost import Cost
     from emulation.evaluate.tasks import Tasks
     from emulation.faults import NodeDeath
 
@@ -41,12 +41,10 @@ class Disturbed(Run):
         self._pace: Mapping[str, float] = self._stages[0].pace if self._stages else NO_DEVICES
         self._beside: dict[str, dict[int, float]] = {}
         """Device -> what communicates on it now, and by how much that slows its kernels down."""
-        self._kernels: dict[str, dict[int, None]] = {}
-        """Device -> kernels that run on it now, of the devices whose pace may change."""
-        for device in {d for devices in tasks.overlaps.values() for d in devices} | set(
-            scenario.windowed if scenario else ()
-        ):
-            self._kernels[device] = {}
+        beside = {device for devices in tasks.overlaps.values() for device in devices}
+        paced = beside.union(scenario.windowed if scenario else ())
+        self._kernels: dict[str, dict[int, float]] = {device: {} for device in sorted(paced)}
+        """Device whose pace may change -> kernels that run on it now, and how many times slower they are."""
 
     def go(self) -> None:
         """Evaluate to the end, or to where a fault ends it.
@@ -88,21 +86,25 @@ class Disturbed(Run):
         if cost.work:
             # On shared cores; the launch takes the pace it begins with.
             self._after(round(cost.fixed * self._slower(device)), self._flow, index)
-            return
-        weights, cap = self._way(index, cost)
-        self._kernels[device][index] = None
-        self.fluids.start(index, Activity(weights, cap, cost.fixed / PICOSECONDS_PER_SECOND), self._env.now)
-        self._settle_later()
+        else:
+            self._run_kernel(index, device, Activity((), 1.0, cost.fixed / PICOSECONDS_PER_SECOND))
 
     def _flow(self, event: Any) -> None:
         index = event.value
         if self._lost(index):
             return
         action, cost = self.tasks.meetings[index].action, self.tasks.cost_in(self._stage, index)
+        activity = Activity(cost.weights, cost.cap, cost.work)
         if action.kind == "compute" and action.devices[0] in self._kernels:
-            self._kernels[action.devices[0]][index] = None
-        weights, cap = self._way(index, cost)
-        self.fluids.start(index, Activity(weights, cap, cost.work), self._env.now)
+            self._run_kernel(index, action.devices[0], activity)
+            return
+        self.fluids.start(index, activity, self._env.now)
+        self._settle_later()
+
+    def _run_kernel(self, index: int, device: str, activity: Activity) -> None:
+        slower = self._kernels[device][index] = self._slower(device)
+        activity.remaining *= slower
+        self.fluids.start(index, activity, self._env.now)
         self._settle_later()
 
     def _done(self, index: int) -> None:
@@ -122,19 +124,14 @@ class Disturbed(Run):
         beside = self._beside.get(device)
         return self._pace.get(device, 1.0) * (1 + max(beside.values()) if beside else 1.0)
 
-    def _way(self, index: int, cost: Cost) -> tuple[tuple[tuple[int, float], ...], float]:
-        """The links and the cap that a task has now. A slow kernel keeps its core for as long as it takes."""
-        action = self.tasks.meetings[index].action
-        if action.kind != "compute" or action.devices[0] not in self._kernels:
-            return cost.weights, cost.cap
-        slower = self._slower(action.devices[0])
-        weights = cost.weights if slower == 1 else tuple((link, weight * slower) for link, weight in cost.weights)
-        return weights, 1 / slower
-
     def _repace(self, device: str) -> None:
-        for index in self._kernels.get(device, ()):
-            self.fluids.alter(index, *self._way(index, self.tasks.costs[index]), self._env.now)
-            self._settle_later()
+        slower = self._slower(device)
+        kernels = self._kernels.get(device, {})
+        for index, before in kernels.items():
+            if before != slower:
+                self.fluids.stretch(index, slower / before, self._env.now)
+                kernels[index] = slower
+                self._settle_later()
 
     # What goes wrong
 
@@ -144,7 +141,11 @@ class Disturbed(Run):
         self._pace = stage.pace
         self.fluids.alter_links(stage.links)
         for index in self.fluids.moving:
-            self.fluids.alter(index, *self._way(index, self.tasks.cost_in(self._stage, index)), self._env.now)
+            if self.tasks.meetings[index].action.kind != "compute":
+                cost = self.tasks.cost_in(self._stage, index)
+                self.fluids.alter(index, cost.weights, cost.cap, self._env.now)
+        for device in self._kernels:
+            self._repace(device)
         self._settle_later()
 
     def _settle(self, event: Any) -> None:
@@ -173,8 +174,8 @@ class Disturbed(Run):
         )
 
     def _give_up(self, event: Any) -> None:
-        if any(end < 0 for end in self.end):
-            death: NodeDeath = event.value
+        death: NodeDeath = event.value
+        if death.host in self.tasks.hosts and any(end < 0 for end in self.end):
             raise _Abort(f"{death.host} died at {render(death.at, 's')}")
 
     def _cut_off(self, reason: str) -> None:

@@ -79,6 +79,15 @@ class Fluids:
         activity.cap = cap
         self._touched[number] = None
 
+    def stretch(self, number: int, factor: float, now: int) -> None:
+        """Let what an activity has left be this many times as much."""
+        activity = self._moving[number]
+        self._advance(activity, now)
+        activity.remaining *= factor
+        # Its rate may well be what it was; without one it is given a new time to finish.
+        activity.rate = 0.0
+        self._touched[number] = None
+
     def alter_links(self, links: Sequence[DirectedLink]) -> None:
         """Let the links have other capacities from now on."""
         for number, users in self._users.items():
@@ -137,16 +146,21 @@ class Fluids:
                 self._move(number, activity, rate, now)
 
     def _move(self, number: int, activity: Activity, rate: float, now: int) -> None:
-        if activity.rate:
-            passed = (now - activity.since) / PICOSECONDS_PER_SECOND
-            activity.remaining = max(0.0, activity.remaining - activity.rate * passed)
-        activity.rate, activity.since = rate, now
+        self._advance(activity, now)
+        activity.rate = rate
         activity.version += 1
         if not rate:
             return
         wait = 0.0 if math.isinf(rate) else activity.remaining / rate * PICOSECONDS_PER_SECOND
         activity.finish = now + round(wait)
         heapq.heappush(self._due, (activity.finish, number, activity.version))
+
+    @staticmethod
+    def _advance(activity: Activity, now: int) -> None:
+        if activity.rate:
+            passed = (now - activity.since) / PICOSECONDS_PER_SECOND
+            activity.remaining = max(0.0, activity.remaining - activity.rate * passed)
+        activity.since = now
 
     def _component(self) -> list[int]:
         """Everything that shares a link, directly or through others, with what was touched."""

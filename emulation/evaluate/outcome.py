@@ -37,11 +37,12 @@ def recover(run: Run | Sweep) -> None:
     scenario = run.tasks.scenario
     if scenario is None or run.outcome is not None or not scenario.deaths or scenario.aborts:
         return
-    hosts = len(scenario.topology.profile.host_names())
-    course = after_deaths(max(run.end, default=0), scenario.deaths, hosts)
+    hosts = run.tasks.hosts
+    deaths = [death for death in scenario.deaths if death.host in hosts]
+    course = after_deaths(max(run.end, default=0), deaths, len(hosts))
     run.start = [course.started(moment) for moment in run.start]
     run.end = [course.ended(moment) for moment in run.end]
     if course.failures:
-        who = " and ".join(f"{d.host} died at {render(d.at, 's')}" for d in scenario.deaths[: course.failures])
+        who = " and ".join(f"{d.host} died at {render(d.at, 's')}" for d in deaths[: course.failures])
         elapsed, lost = (moment / PICOSECONDS_PER_SECOND for moment in (course.elapsed, course.lost))
         run.outcome = Outcome("restarted", elapsed, who, course.failures, lost)

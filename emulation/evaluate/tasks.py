@@ -120,6 +120,11 @@ class Tasks:
         """Whether nothing but the sharing of links makes time feed back into what tasks take."""
         return not self.overlaps and (self.scenario is None or self.scenario.is_static)
 
+    @property
+    def hosts(self) -> frozenset[str]:
+        """Names of the hosts that take part."""
+        return frozenset(device.split("/", 1)[0] for node in self.workload.nodes for device in node.devices)
+
     def cost_in(self, stage: int, task: int) -> Cost:
         """What a task costs in a stage of the scenario."""
         if not stage or self.scenario is None or self.meetings[task].action.kind not in COMMUNICATES:
