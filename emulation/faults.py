@@ -262,7 +262,8 @@ def devices_named(name: str, known: Iterable[str]) -> list[str]:
 def links_named(name: str, topology: Topology) -> list[int]:
     """Numbers of the links that a name means (see the module's text), rising; none where it means nothing."""
     try:
-        return [topology.link_number(name)]
+        number = topology.link_number(name)
+        return [number] if topology.links[number].kind != CORES else []
     except ValueError:
         # Not one link by its whole name, which is the cheap case: all have to be looked at.
         links = [(number, link) for number, link in enumerate(topology.links) if link.kind != CORES]

@@ -269,17 +269,21 @@ class Topology:
         return None if number is None else self._fabric_start + number
 
     def link_number(self, name: str) -> int:
-        """Number of the directed link `host0/gpu0>host0/nvswitch0`, or of the memory `host0/memory`.
+        """Number of the directed link `host0/gpu0>host0/nvswitch0`, of the memory `host0/memory` or of `host0/cores`.
 
         Raises:
             ValueError: there is none; the message has the nearest name.
         """
         left, arrow, right = name.partition(">")
-        number = self.joining(left, right) if arrow else self.memory.get(left.removesuffix("/memory"))
+        number = self.joining(left, right) if arrow else self._of_host(left)
         if number is None or self.links[number].name != name:
             near = difflib.get_close_matches(name, self._near(left, arrow), n=1, cutoff=0.0)
             raise ValueError(f"the cluster has no link {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
         return number
+
+    def _of_host(self, name: str) -> int | None:
+        host, _, what = name.partition("/")
+        return {"memory": self.memory, "cores": self.cores}.get(what, {}).get(host)
 
     def next_to(self, name: str) -> list[str]:
         """Members that a link leads to from this one."""
