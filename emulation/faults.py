@@ -45,7 +45,14 @@ class FaultError(ValueError):
         super().__init__(f"faults.{'.'.join(map(str, path))}: {what}{hint}")
 
 
-class _Window(Strict):
+class _Named(Strict):
+    """What every fault may have."""
+
+    name: str = Field(default="", max_length=60)
+    """What tables and cells call it; empty: its kind."""
+
+
+class _Window(_Named):
     """Something that holds for a time; without `from` and `to` for the whole run."""
 
     from_: Duration = Field(default=0.0, alias="from")
@@ -78,7 +85,7 @@ class SlowRank(_Window):
         return self
 
 
-class Jitter(Strict):
+class Jitter(_Named):
     """Kernels that take a little more or less time each time."""
 
     kind: Literal["jitter"]
@@ -99,7 +106,7 @@ class SlowLink(_Window):
     """Part of its capacity that is left."""
 
 
-class LinkDown(Strict):
+class LinkDown(_Named):
     """A link that carries nothing. What is on it stands still until somebody notices, then goes another way.
 
     Where there is no other way it waits for the link to come back; if that never happens the run is aborted.
@@ -120,7 +127,7 @@ class LinkDown(Strict):
         return self
 
 
-class Loss(Strict):
+class Loss(_Named):
     """A link that loses packets, under go-back-N: all packets in flight behind a lost one are sent again.
 
     To first order the rate falls to ``capacity / (1 + p W)`` with W packets in flight, capacity x round trip / MTU.
@@ -137,10 +144,10 @@ class Loss(Strict):
     """Of the flows over the link; absent: that between the nearest processors at its two sides."""
 
 
-class Latency(Strict):
+class Latency(_Named):
     """A link on which every message takes longer to arrive."""
 
-    kind: Literal["latency"]
+    kind: Literal["extra-latency"]
     link: str
     latency: Duration
     """Added to the link's own."""
@@ -185,7 +192,7 @@ class Elastic(Strict):
 Policy = Annotated[Abort | Restart | Elastic, Field(discriminator="kind")]
 
 
-class NodeDeath(Strict):
+class NodeDeath(_Named):
     """A host that stops."""
 
     kind: Literal["node-death"]
@@ -197,7 +204,7 @@ class NodeDeath(Strict):
     """What is done then; one policy for all deaths of a spec."""
 
 
-class MemoryPressure(Strict):
+class MemoryPressure(_Named):
     """Memory of a device that somebody else holds."""
 
     kind: Literal["memory-pressure"]
@@ -206,7 +213,7 @@ class MemoryPressure(Strict):
     """Taken from what the device has."""
 
 
-class Mtbf(Strict):
+class Mtbf(_Named):
     """Failures at random over a long job: what part of the time is useful?"""
 
     kind: Literal["mtbf"]
@@ -214,7 +221,7 @@ class Mtbf(Strict):
     """Mean time between failures of one host."""
     device: Duration | None = Field(default=None, gt=0)
     """Mean time between failures of one accelerator."""
-    checkpoint_interval: Duration | Literal["optimal", "young"] = "optimal"
+    checkpoint_interval: Literal["optimal", "young"] | Duration = "optimal"
     """Work between two checkpoints; `young`: sqrt(2 C M); `optimal`: Daly's refinement of it."""
     checkpoint_cost: Duration = Field(gt=0)
     restart_cost: Duration

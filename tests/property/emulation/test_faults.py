@@ -81,7 +81,7 @@ def test_same_seed_gives_the_same_bytes(small, plan, sigma, seed):
     faults = FAULTS.validate_python(
         [
             {"kind": "jitter", "sigma": sigma},
-            {"kind": "latency", "link": "nvlink", "latency": "5 us", "jitter": "3 us"},
+            {"kind": "extra-latency", "link": "nvlink", "latency": "5 us", "jitter": "3 us"},
             {"kind": "link-down", "link": GPUS[0], "at": "1 ms", "until": "2 ms", "detection": "1 s"},
         ]
     )

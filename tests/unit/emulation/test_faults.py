@@ -168,7 +168,7 @@ def test_loss_is_first_order_go_back_n(small):
 
 
 def test_extra_latency_is_paid_once_by_a_message_and_at_each_step_by_a_ring(small):
-    late = {"kind": "latency", "link": "host0/gpu0>host0/switch0", "latency": "10 us"}
+    late = {"kind": "extra-latency", "link": "host0/gpu0>host0/switch0", "latency": "10 us"}
     assert run(message(), small(), late).picoseconds == MS + 10**7
     work = Workload()
     work.collective("all-reduce", GPUS, 10**7)
@@ -177,7 +177,7 @@ def test_extra_latency_is_paid_once_by_a_message_and_at_each_step_by_a_ring(smal
 
 
 def test_latency_varies_within_its_jitter_and_with_the_seed(small):
-    late = {"kind": "latency", "link": "host0/gpu0>*", "latency": "10 us", "jitter": "4 us"}
+    late = {"kind": "extra-latency", "link": "host0/gpu0>*", "latency": "10 us", "jitter": "4 us"}
     work = Workload()
     for _ in range(200):
         work.transfer("host0/gpu0", "host0/gpu1", 0, stream="one")
@@ -341,7 +341,7 @@ NOTHING = [
     {"kind": "slow-link", "link": "nvlink", "factor": 1},
     {"kind": "link-down", "link": "nvlink", "at": "1 us", "until": "1 us", "detection": "0 s"},
     {"kind": "loss", "link": "network", "p": 0},
-    {"kind": "latency", "link": "network", "latency": "0 s"},
+    {"kind": "extra-latency", "link": "network", "latency": "0 s"},
     {"kind": "memory-pressure", "device": "host0/gpu0", "bytes": "0 B"},
 ]
 
@@ -396,7 +396,7 @@ def test_a_scenario_says_whom_it_touches(small):
     items = faults(
         {"kind": "slow-rank", "device": "host0/gpu1", "factor": 2},
         {"kind": "slow-link", "link": "host1/nic0>*", "factor": 0.5},
-        {"kind": "latency", "link": "wire", "latency": "1 us"},
+        {"kind": "extra-latency", "link": "wire", "latency": "1 us"},
     )
     scenario = Scenario(items, topology)
     assert scenario.is_static
@@ -416,7 +416,7 @@ def test_static_faults_are_swept_and_agree_with_the_events(small):
         {"kind": "slow-rank", "rank": 4, "factor": 1.7},
         {"kind": "slow-link", "link": "wire", "factor": 0.3},
         {"kind": "loss", "link": "wire", "p": 0.001},
-        {"kind": "latency", "link": "wire", "latency": "3 us", "jitter": "1 us"},
+        {"kind": "extra-latency", "link": "wire", "latency": "3 us", "jitter": "1 us"},
         {"kind": "jitter", "sigma": 0.1},
     )
     swept, driven = (simulate(work, small(hosts=2), faults=items, evaluator=e) for e in ("sweep", "events"))
@@ -508,3 +508,31 @@ def test_sweep_is_refused_where_time_feeds_back(document):
     work.transfer("host0/gpu0", "host0/gpu1", 10**8)
     with pytest.raises(ValueError, match="changes while it runs"):
         simulate(work, _overlapping(document, nvlink=0.25), evaluator="sweep")
+
+
+EVERY = [
+    {"kind": "slow-rank", "rank": 0, "factor": 2, "from": "1 us", "to": "2 us", "name": "hot"},
+    {"kind": "jitter", "sigma": 0.1, "devices": ["host0/gpu0"]},
+    {"kind": "slow-link", "link": "wire", "factor": 0.5},
+    {"kind": "link-down", "link": "wire", "at": "1 us", "detection": "2 us"},
+    {"kind": "loss", "link": "wire", "p": "1 %"},
+    {"kind": "extra-latency", "link": "wire", "latency": "3 us", "jitter": "1 us"},
+    {"kind": "node-death", "host": "host0", "at": "1 s", "detection": "2 s"},
+    {"kind": "memory-pressure", "device": "*", "bytes": "1 GiB"},
+    {"kind": "mtbf", "host": "1 d", "checkpoint_cost": "1 s", "restart_cost": "1 min", "job": "1 d"},
+    {
+        "kind": "mtbf",
+        "device": "1 d",
+        "checkpoint_interval": "90 s",
+        "checkpoint_cost": "1 s",
+        "restart_cost": "1 s",
+        "job": "1 d",
+    },
+]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("fault", EVERY, ids=lambda fault: fault["kind"])
+def test_a_fault_survives_being_written_down(fault):
+    (read,) = faults(fault)
+    assert faults(read.model_dump(mode="json", by_alias=True)) == [read]
