@@ -98,7 +98,7 @@ class Scenario:
     @property
     def is_static(self) -> bool:
         """Whether it only changes costs: nothing begins, ends or stops at a certain time."""
-        return len(self.stages) == 1 and not self.aborts
+        return len(self.stages) == 1 and not self.stages[0].down and not self.aborts
 
     @property
     def aborts(self) -> list[NodeDeath]:

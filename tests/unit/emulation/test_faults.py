@@ -536,3 +536,53 @@ EVERY = [
 def test_a_fault_survives_being_written_down(fault):
     (read,) = faults(fault)
     assert faults(read.model_dump(mode="json", by_alias=True)) == [read]
+
+
+# ways around, on fabrics
+
+
+def _leaf_spine(document):
+    wire = {"kind": "network", "rate": _figure("10 GB/s"), "latency": _figure("0 s")}
+    topology = {"kind": "leaf-spine", "leaf_ports": 2, "spines": 2, "ends": "nic", "link": wire}
+    return Profile.model_validate(document(hosts=4, gpus=1) | {"fabric": {"topology": topology}})
+
+
+def _figure(value):
+    return {"value": value, "grade": "measured", "source": "test"}
+
+
+def test_flow_between_leaves_takes_the_other_spine(document):
+    profile = _leaf_spine(document)
+    topology = Topology(profile)
+    usual = topology.route("host0/gpu0", "host2/gpu0").links
+    spine = next(name for n in usual if "spine" in (name := topology.links[n].name).split(">")[1])
+    down = {"kind": "link-down", "link": spine, "at": "0.25 ms", "detection": "0.5 ms"}
+    result = run(message(src="host0/gpu0", dst="host2/gpu0"), profile, down)
+    assert result.outcome.state == "completed"
+    assert result.picoseconds == 1.5 * MS
+    (stage,) = Scenario(faults(down), topology).stages[2:]
+    around = stage.topology.route("host0/gpu0", "host2/gpu0").links
+    assert len(around) == len(usual)
+    assert not set(around) & stage.holds[1]
+
+
+def test_collective_goes_on_around_a_dead_link_and_only_what_crossed_it_moves(document):
+    profile = _leaf_spine(document)
+    work = Workload()
+    group = [f"host{n}/gpu0" for n in range(4)]
+    work.collective("all-reduce", group, 10**7)
+    clean = simulate(work, profile).picoseconds
+    topology = Topology(profile)
+    usual = topology.route("host1/gpu0", "host2/gpu0").links
+    spine = next(name for n in usual if "spine" in (name := topology.links[n].name).split(">")[1])
+    down = {"kind": "link-down", "link": spine, "at": "0.5 ms", "detection": "0 s"}
+    assert run(work, profile, down).picoseconds == clean
+    late = run(work, profile, down | {"detection": "2 ms"}).picoseconds
+    assert late == clean + 2 * MS
+
+
+def test_accelerators_and_third_hosts_are_no_way_around(small):
+    down = {"kind": "link-down", "link": "host0/nic0", "at": "0 s", "detection": "0 s"}
+    result = run(message(src="host0/gpu0", dst="host1/gpu0"), small(hosts=3), down)
+    assert result.outcome.state == "aborted"
+    assert "host0/nic0>fabric/leaf0" in result.outcome.reason
