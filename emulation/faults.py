@@ -16,7 +16,7 @@ import difflib
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, TypeAdapter, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, model_validator
 from pydantic_core import PydanticCustomError
 
 from emulation import layout
@@ -45,7 +45,13 @@ class FaultError(ValueError):
         super().__init__(f"faults.{'.'.join(map(str, path))}: {what}{hint}")
 
 
-class _Named(Strict):
+class _Lazy(Strict):
+    """Built when it is first used: most specs have no faults, and every verb imports these."""
+
+    model_config = ConfigDict(defer_build=True)
+
+
+class _Named(_Lazy):
     """What every fault may have."""
 
     name: str = Field(default="", max_length=60)
@@ -161,13 +167,13 @@ class Latency(_Named):
         return self
 
 
-class Abort(Strict):
+class Abort(_Lazy):
     """The run ends when the death is detected."""
 
     kind: Literal["abort"]
 
 
-class Restart(Strict):
+class Restart(_Lazy):
     """All ranks go back to the last checkpoint, on a spare host."""
 
     kind: Literal["restart"]
@@ -179,7 +185,7 @@ class Restart(Strict):
     """From detection until work goes on."""
 
 
-class Elastic(Strict):
+class Elastic(_Lazy):
     """The remaining hosts take over the dead one's part; nothing is lost, and all is slower from then on."""
 
     kind: Literal["elastic"]
@@ -240,7 +246,7 @@ Fault = Annotated[
     SlowRank | Jitter | SlowLink | LinkDown | Loss | Latency | NodeDeath | MemoryPressure | Mtbf,
     Field(discriminator="kind"),
 ]
-FAULTS: TypeAdapter[list[Fault]] = TypeAdapter(list[Fault])
+FAULTS: TypeAdapter[list[Fault]] = TypeAdapter(list[Fault], config=ConfigDict(defer_build=True))
 
 
 def changes_nothing(fault: Fault) -> bool:

@@ -74,6 +74,11 @@ class Stage:
         """Device -> how many times longer its kernels take, beyond `Scenario.compute_factor`."""
         return self.holds[2]
 
+    @property
+    def avoided(self) -> frozenset[int]:
+        """Numbers of the links that senders know to be down."""
+        return self.holds[1]
+
 
 class Scenario:
     """Faults on a topology.

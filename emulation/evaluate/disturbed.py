@@ -158,7 +158,8 @@ class Disturbed(Run):
 
     @property
     def _patient(self) -> bool:
-        return self._stage + 1 < len(self._stages)
+        left = self._stages[self._stage :]
+        return any((s.down, s.avoided) != (left[0].down, left[0].avoided) for s in left)
 
     def _die(self, event: Any) -> None:
         death: NodeDeath = event.value

@@ -212,6 +212,12 @@ def test_link_that_stays_down_aborts_when_it_is_detected_and_names_itself(small)
     assert result.finish(done) == 1e-3
 
 
+def test_what_changes_elsewhere_later_does_not_put_the_end_off(small):
+    down = {"kind": "link-down", "link": "host0/gpu0", "at": "0 s", "detection": "1 ms"}
+    later = {"kind": "slow-rank", "rank": 3, "factor": 2, "from": "1 h"}
+    assert run(message(), small(), down, later).outcome.at == 1e-3
+
+
 def test_down_wins_over_slow(small):
     down = {"kind": "link-down", "link": "host0/gpu0", "at": "0 s", "until": "1 ms", "detection": "0 s"}
     slow = {"kind": "slow-link", "link": "host0/gpu0", "factor": 0.5}
@@ -563,7 +569,7 @@ def test_flow_between_leaves_takes_the_other_spine(document):
     (stage,) = Scenario(faults(down), topology).stages[2:]
     around = stage.topology.route("host0/gpu0", "host2/gpu0").links
     assert len(around) == len(usual)
-    assert not set(around) & stage.holds[1]
+    assert not set(around) & stage.avoided
 
 
 def test_collective_goes_on_around_a_dead_link_and_only_what_crossed_it_moves(document):
