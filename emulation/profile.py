@@ -121,6 +121,9 @@ class DeviceModel(Strict):
     """Peak by dtype (`fp32`, `fp16`, `bf16`, ...)."""
     launch: DurationFigure
     """Fixed time before a kernel starts."""
+    overlap: dict[LinkKind, FractionFigure] = Field(default_factory=dict)
+    """By how much longer a kernel takes while a collective or a transfer of its device runs, by the links that uses
+    (communication takes part of the processor and of its memory's bandwidth); absent: not at all."""
 
 
 class DeviceGroup(Strict):

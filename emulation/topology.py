@@ -9,7 +9,7 @@ fabric's business (`emulation.fabric`). Links are numbered by arithmetic and mad
 2,048 hosts cost little more than two: memories first, then host by host, then the fabric.
 
 Each host also has a *memory* link: whatever is copied on the host, or read and written there by an adapter, shares its
-bandwidth.
+bandwidth. Its *cores* are numbered among the links too (last), because kernels share them in the same way.
 """
 
 from __future__ import annotations
@@ -111,6 +111,8 @@ class Topology:
     links: Sequence[DirectedLink] = field(init=False, repr=False)
     memory: dict[str, int] = field(init=False, repr=False)
     """Host name -> number of its memory link."""
+    cores: dict[str, int] = field(init=False, repr=False)
+    """Host name -> number of what its kernels share: cores, in core-seconds per second."""
     order: dict[str, int] = field(init=False, repr=False)
     """Name of each processor -> its place; equal for every permutation of ranks."""
     fabric: Woven | Explicit = field(init=False, repr=False)
@@ -131,7 +133,9 @@ class Topology:
         self._fabric_start = number
         topology = profile.fabric.topology
         self.fabric = Woven(profile, topology) if topology else Explicit(profile)
-        self.links = Links(number + len(self.fabric), self._make)
+        self._cores_start = number + len(self.fabric)
+        self.cores = {name: self._cores_start + place for place, name in enumerate(self.memory)}
+        self.links = Links(self._cores_start + len(self.cores), self._make)
         self._names = list(self.memory)
         self._exits: dict[tuple[int, str, int, str], list[Exit]] = {}
         self._ports: list[list[str]] = [[] for _ in self._templates]
@@ -162,6 +166,9 @@ class Topology:
             name = self._names[number]
             peak = self.profile.models[self.host(name).cpu].memory_bandwidth.peak
             return DirectedLink(f"{name}/memory", "memory", peak.value, 0, peak.grade)
+        if number >= self._cores_start:
+            name = self._names[number - self._cores_start]
+            return DirectedLink(f"{name}/cores", "cores", float(self.host(name).cores), 0, "measured")
         if number >= self._fabric_start:
             return self.fabric.link(number - self._fabric_start)
         start, index = self._starts[bisect_right(self._starts, (number, len(self._starts))) - 1]
@@ -171,6 +178,16 @@ class Topology:
         left, right = link.name.split(">")
         here = f"{template.group.name}{host}"
         return DirectedLink(f"{here}/{left}>{here}/{right}", *link[1:])
+
+    @property
+    def rated(self) -> Sequence[DirectedLink]:
+        """The links as the profile has them, whatever has become of them (`harmed`)."""
+        return self.links
+
+    @property
+    def is_regular(self) -> bool:
+        """Whether equal hosts have equal ways, so that what one does can be moved to another."""
+        return not self.profile.routes
 
     def host(self, device: str) -> Host:
         """The host a device is in.
@@ -213,17 +230,21 @@ class Topology:
         return None if number is None else self._fabric_start + number
 
     def link_number(self, name: str) -> int:
-        """Number of the directed link `host0/gpu0>host0/nvswitch0`, or of the memory `host0/memory`.
+        """Number of the directed link `host0/gpu0>host0/nvswitch0`, of the memory `host0/memory` or of `host0/cores`.
 
         Raises:
             ValueError: there is none; the message has the nearest name.
         """
         left, arrow, right = name.partition(">")
-        number = self.joining(left, right) if arrow else self.memory.get(left.removesuffix("/memory"))
+        number = self.joining(left, right) if arrow else self._of_host(left)
         if number is None or self.links[number].name != name:
             near = difflib.get_close_matches(name, self._near(left, arrow), n=1, cutoff=0.0)
             raise ValueError(f"the cluster has no link {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
         return number
+
+    def _of_host(self, name: str) -> int | None:
+        host, _, what = name.partition("/")
+        return {"memory": self.memory, "cores": self.cores}.get(what, {}).get(host)
 
     def next_to(self, name: str) -> list[str]:
         """Members that a link leads to from this one."""

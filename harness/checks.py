@@ -20,11 +20,11 @@ from harness.judging.observations import (
     TargetName,
     counterpart,
     ratio,
-    spelled,
     target_of,
     targets,
     usable,
 )
+from harness.loading.sweep import spelled
 from harness.records import State
 
 if TYPE_CHECKING:

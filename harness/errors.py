@@ -6,6 +6,7 @@
     ├── SpecError                exit code 2: a spec, an override or a command line is wrong
     ├── EnvironmentLacks         exit code 3: this machine or cluster lacks a need; nothing ran
     ├── PlanError                an engine cannot plan this spec on this hardware
+    ├── Aborted                  an emulated run did not get to its end, because of a fault of the spec
     ├── BackendError             a backend could not start or lost a trial
     └── StoreError               a record could not be written or read
 
@@ -104,6 +105,10 @@ class EnvironmentLacks(HarnessError):
     """The machine or cluster lacks something the spec needs."""
 
     exit_code = Exit.LACKS_NEED
+
+
+class Aborted(HarnessError):
+    """An emulated run that did not get to its end."""
 
 
 class PlanError(HarnessError):

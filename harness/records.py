@@ -75,6 +75,12 @@ class EmulationStamp(_Part):
     """The weakest grade among the figures used."""
     events: int = 0
     """Events the evaluator processed."""
+    outcome: str = "completed"
+    """How the emulated runs ended: `completed`, or `restarted` where the faults of the spec made them go back."""
+    lost: float = 0.0
+    """Seconds that passed in them without lasting progress."""
+    goodput: float | None = None
+    """Part of a long job's time that is useful, where the faults of the spec give a time between failures."""
 
 
 class Failure(_Part):

@@ -127,6 +127,8 @@ class _Binder:
     profiles: dict[str, tuple[Profile, dict[str, Any]]] = field(default_factory=dict)
     places: dict[str, dict[str, Any]] = field(default_factory=dict)
     origins: dict[tuple[int, tuple[str, ...]], dict[str, str]] = field(default_factory=dict)
+    fitting: set[tuple[str, str]] = field(default_factory=set)
+    """Hardware and faults that it has everything for."""
 
     @cached_property
     def here(self) -> Capabilities:
@@ -151,6 +153,8 @@ class _Binder:
 
     def _trial(self, cell: _ResolvedCell, stamp: TargetStamp, index: int) -> Trial:
         profile, dumped = self._profile(stamp.hardware)
+        if stamp.backend == "emulated" and cell.experiment.faults:
+            self._check_faults(cell, stamp.hardware)
         swept = cell.cell.swept
         parts = key_parts(
             cell.experiment,
@@ -177,8 +181,29 @@ class _Binder:
             repeat=cell.experiment.repeat,
             limits=cell.experiment.limits,
             needs=cell.experiment.needs,
+            faults=cell.dump["faults"],
             key_parts=parts,
         )
+
+    def _check_faults(self, cell: _ResolvedCell, hardware_name: str) -> None:
+        """Refuse faults of what the emulated cluster does not have.
+
+        Raises:
+            SpecError: each with its place.
+        """
+        from emulation.faults import check
+        from emulation.topology import Topology
+
+        faults = cell.experiment.faults
+        if (hardware_name, repr(faults)) in self.fitting:
+            return
+        wrong = list(check(faults, Topology(self._profile(hardware_name)[0])))
+        if wrong:
+            _, places = chosen(self.loaded.document.data, cell.cell.choices)
+            found = [Problem(("faults", *e.path), e.what, suggestion=e.nearest) for e in wrong]
+            placed = [self.loaded.document.place(problem) for problem in moved(found, places)]
+            raise SpecError(_in_cell(problem, cell.cell) if cell.cell.choices else problem for problem in placed)
+        self.fitting.add((hardware_name, repr(faults)))
 
     def _profile(self, name: str) -> tuple[Profile, dict[str, Any]]:
         if name not in self.profiles:

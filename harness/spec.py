@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from emulation.faults import Fault
 from emulation.units import Bytes, Duration, Fraction, Strict
 
 SCHEMA_VERSION = 1
@@ -139,8 +140,8 @@ class Experiment(Strict):
     needs: Needs = Field(default_factory=Needs)
     repeat: RepeatSpec = Field(default_factory=RepeatSpec)
     sweep: Sweep = Field(default_factory=Sweep)
-    faults: list[dict[str, Any]] = Field(default_factory=list, max_length=0)
-    """Nothing yet: no fault can be injected by this release; the key is kept so that specs need not change."""
+    faults: list[Fault] = Field(default_factory=list, max_length=1000)
+    """What goes wrong meanwhile; emulated, and refused as `unsupported` where it cannot be done."""
     limits: Limits = Field(default_factory=Limits)
     tables: list[Table] = Field(default_factory=list)
     expect: list[Expectation] = Field(default_factory=list)

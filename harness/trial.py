@@ -38,6 +38,8 @@ class Trial:
     needs: Needs
     import_path: tuple[str, ...] = field(default=())
     """Directories put before `sys.path` in the child (an engine that is not installed)."""
+    faults: list[dict[str, Any]] = field(default_factory=list)
+    """JSON-mode dump of what goes wrong, in the order of the spec."""
     key_parts: dict[str, Any] = field(default_factory=dict)
     """What `key` is the digest of (see `keys`), for people who wonder why two trials differ."""
 

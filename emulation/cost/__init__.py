@@ -22,15 +22,17 @@ class Cost:
     grade: Grade
     fixed: int = 0
     work: float = 0.0
-    """Bytes of progress; 0 for none."""
+    """Bytes of progress (core-seconds of a kernel on shared cores); 0 for none."""
     weights: tuple[tuple[int, float], ...] = field(default=())
-    """(link, capacity used per byte of progress)."""
+    """(link, capacity used per byte of progress); for a kernel on shared cores, per core-second."""
     cap: float = math.inf
     """Bytes of progress per second that it cannot exceed."""
     traffic: tuple[tuple[int, float], ...] = field(default=())
     """(link, bytes that cross it)."""
     method: str = ""
     """How it is carried out, where there was a choice (`ring-ll128`)."""
+    steps: tuple[int, int] = (0, 0)
+    """Steps of a collective that follow one another: within hosts, and across hosts."""
     pieces: tuple[Piece, ...] = field(default=())
     """What a fused node consists of, one after another; their times add up to `fixed`."""
     spread: tuple[float, float] | None = None

@@ -64,8 +64,10 @@ def bus_factor(op: str, ranks: int) -> float:
     return 1.0 if op in {"broadcast", "reduce"} else (ranks - 1) / ranks
 
 
-def collective(node: Node, topology: Topology) -> Cost:
+def collective(node: Node, topology: Topology, method: str = "") -> Cost:
     """Cost of a collective over `node.devices`, by the fastest option the profile has for it.
+
+    With `method` by the option of this name: a library does not choose anew when a link turns slow.
 
     Raises:
         WorkloadError: no option fits the group.
@@ -77,9 +79,8 @@ def collective(node: Node, topology: Topology) -> Cost:
     measured = _from_tables(node, topology, kinds[1])
     if measured is not None:
         return measured
-    offers = [
-        offer for option in topology.profile.collectives if (offer := _offer(option, node, topology, kinds)) is not None
-    ]
+    options = [option for option in topology.profile.collectives if method in {"", option.name}]
+    offers = [offer for option in options if (offer := _offer(option, node, topology, kinds)) is not None]
     if not offers:
         raise WorkloadError(
             f"#{node.id} {node.op} {node.name!r}: profile {topology.profile.name!r} lists no collective that can do it "
@@ -134,7 +135,8 @@ def _from_tables(node: Node, topology: Topology, farthest: LinkKind) -> Cost | N
     moving = reading.seconds - reading.latency
     nbytes = float(node.nbytes) if moving > 0 else 0.0
     # The links cannot be slower than what was seen on them, whatever their data sheets say.
-    part = min(1.0, moving / (nbytes * work.alone)) if nbytes else 1.0
+    alone = max(amount / topology.rated[link].capacity for link, amount in work.usage)
+    part = min(1.0, moving / (nbytes * alone)) if nbytes else 1.0
     return Cost(
         "collective",
         reading.grade,
@@ -144,6 +146,7 @@ def _from_tables(node: Node, topology: Topology, farthest: LinkKind) -> Cost | N
         nbytes / moving if nbytes else math.inf,
         tuple([(link, amount * node.nbytes) for link, amount in work.usage]),
         reading.method,
+        (work.inner, work.outer),
         spread=reading.spread,
     )
 
@@ -165,6 +168,7 @@ def _offer(option: CollectiveOption, node: Node, topology: Topology, kinds: tupl
         option.bandwidth / work.alone,
         tuple([(link, amount * node.nbytes) for link, amount in work.usage]),
         option.name,
+        (work.inner, work.outer),
     )
 
 

@@ -86,7 +86,7 @@ def pairwise_usage(hosts: Hosts, topology: Topology) -> Usage:
     Between hosts, ranks of the same place use the same ports everywhere (those that are nearest from the first host to
     the last), so the traffic of a port is a matter of counting, and that of the fabric of counting ports by switch.
     """
-    if topology.profile.routes:
+    if not topology.is_regular:
         group = [rank for ranks in hosts for rank in ranks]
         return hop_usage(((a, b) for a in group for b in group if a != b), 1.0, topology)
 

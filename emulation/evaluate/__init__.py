@@ -11,10 +11,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from emulation.evaluate.result import Result
+    from emulation.faults import Fault
     from emulation.graph import Workload
     from emulation.profile import Profile
     from emulation.program import Program
+    from emulation.topology import Topology
 
 __all__ = ["Evaluator", "Result", "simulate"]
 
@@ -22,39 +26,60 @@ __all__ = ["Evaluator", "Result", "simulate"]
 Evaluator = Literal["auto", "sweep", "events"]
 
 
-def simulate(workload: Workload | Program, profile: Profile, *, seed: int = 0, evaluator: Evaluator = "auto") -> Result:
+def simulate(
+    workload: Workload | Program,
+    profile: Profile,
+    *,
+    seed: int = 0,
+    evaluator: Evaluator = "auto",
+    faults: Sequence[Fault] = (),
+) -> Result:
     """Evaluate a workload, or a program over a mesh of ranks, on a cluster.
 
     Args:
         workload: what is done; its devices are those of the profile (`host0/gpu3`, `host1/cpu`). A program is folded
             first: ranks that cannot be told apart are evaluated once.
         profile: the cluster.
-        seed: of random draws. No model of this version draws any, so results are the same for every seed.
+        seed: of random draws; only faults draw any, so without them results are the same for every seed.
         evaluator: `sweep` takes every link to be idle, in one pass, and refuses if it was not; `events` shares links;
             `auto` sweeps, and falls back on the events where links were shared. Where both can, they agree to the
             picosecond.
+        faults: what goes wrong meanwhile (see `emulation.faults`); how the run ends is part of the result. A program
+            with faults is expanded, not folded: its ranks are not alike any more.
 
     Returns:
         Times, traffic, memory, the critical path, and the claimed band; equal on every run, bit for bit.
 
     Raises:
-        WorkloadError: the workload is wrong in itself or for this cluster, deadlocks, or is too large.
+        WorkloadError: the workload is wrong in itself or for this cluster, deadlocks, or is too large; or `sweep` was
+            asked for, and what things take changes with time.
         Contended: `sweep` was asked for, and links were shared.
+        FaultError: a fault names what the cluster does not have.
         Stalled: something waits for a link without capacity.
     """
+    from emulation.evaluate.disturbed import Disturbed
     from emulation.evaluate.events import Run
     from emulation.evaluate.folding import Folded
+    from emulation.evaluate.outcome import recover
     from emulation.evaluate.result import Result
     from emulation.evaluate.room import Contended
     from emulation.evaluate.sweep import Sweep
     from emulation.evaluate.tasks import Tasks
-    from emulation.graph import Workload
+    from emulation.graph import Workload, WorkloadError
+    from emulation.scenario import Scenario
     from emulation.topology import Topology
 
     topology = Topology(profile, seed)
+    if not isinstance(workload, Workload) and (faults or _is_shared(workload, topology)):
+        workload = workload.expand()
     folded = None if isinstance(workload, Workload) else Folded(workload, topology)
-    tasks = folded.tasks if folded else Tasks(cast("Workload", workload), topology)
-    if evaluator != "events":
+    scenario = Scenario(faults, topology, seed) if faults else None
+    tasks = folded.tasks if folded else Tasks(cast("Workload", workload), topology, scenario=scenario)
+    if evaluator == "sweep" and not tasks.is_static:
+        raise WorkloadError(
+            "what this takes changes while it runs (faults, kernels beside communication): use the events"
+        )
+    if evaluator != "events" and tasks.is_static:
         sweep = Sweep(tasks)
         try:
             sweep.go()
@@ -62,10 +87,18 @@ def simulate(workload: Workload | Program, profile: Profile, *, seed: int = 0, e
             if evaluator == "sweep":
                 raise
         else:
+            recover(sweep)
             return Result(sweep, folded)
-    run = Run(tasks)
+    run = Run(tasks) if tasks.is_static else Disturbed(tasks)
     run.go()
+    recover(run)
     return Result(run, folded)
+
+
+def _is_shared(program: Program, topology: Topology) -> bool:
+    """Whether what a rank's kernels take depends on what else runs, which a fused segment cannot tell."""
+    models = {id(model): model for model in map(topology.model, program.mesh.devices)}
+    return any(model.kind == "cpu" or model.overlap for model in models.values())
 
 
 def __getattr__(name: str) -> Any:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from emulation.cost import Cost
+    from emulation.evaluate.outcome import Outcome
     from emulation.evaluate.tasks import Tasks
 
 EVENT_BUDGET = 5_000_000
@@ -46,6 +47,10 @@ class Run:
         self.start = [-1] * count
         self.end = [-1] * count
         self.fluids = Fluids(tasks.links, tasks.describe)
+        self.outcome: Outcome | None = None
+        """How it ended, where it did not simply complete."""
+        self.unfinished: frozenset[int] = frozenset()
+        """Nodes that were cut off."""
         self._waiting = list(tasks.waiting)
 
     @property
@@ -65,11 +70,20 @@ class Run:
         self._env = simpy.Environment(initial_time=0)
         self._settling = False
         self._wake = 0
+        self._prepare()
         for index, waiting in enumerate(self._waiting):
             if not waiting:
                 self._begin(index)
         self._env.run()
         self.tasks.check_done(self.end)
+
+    def _prepare(self) -> None:
+        """Schedule what happens whatever the workload does: nothing, on a cluster without faults."""
+
+    @property
+    def _patient(self) -> bool:
+        """Whether links will change yet, so that what stands still may move again."""
+        return False
 
     def _begin(self, index: int) -> None:
         cost = self.tasks.costs[index]
@@ -108,7 +122,7 @@ class Run:
         self.events += 1
         self._settling = False
         now = self._env.now
-        self.fluids.settle(now)
+        self.fluids.settle(now, patient=self._patient)
         finish = self.fluids.next_finish()
         self._wake += 1
         if finish is not None:
@@ -121,7 +135,7 @@ class Run:
             self._done(index)
         self._settle_later()
 
-    def _after(self, delay: int, callback: Any, value: int) -> None:
+    def _after(self, delay: int, callback: Any, value: Any) -> None:
         self.events += 1
         self._env.timeout(delay, value).callbacks.append(callback)
 

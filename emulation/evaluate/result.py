@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from emulation.band import combined
 from emulation.evaluate import levels
+from emulation.evaluate.outcome import Outcome
 from emulation.figures import weakest
 from emulation.io.chrome_trace import Slice
-from emulation.units import PICOSECONDS_PER_SECOND
+from emulation.units import PICOSECONDS_PER_SECOND, render
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from emulation.evaluate.sweep import Sweep
     from emulation.figures import Grade
     from emulation.io.chrome_trace import Level
+    from emulation.recovery import Goodput
     from emulation.residuals import Spread
 
 COMMUNICATION = frozenset({"p2p", "collective"})
@@ -92,7 +94,7 @@ class Result:
 
     @property
     def seconds(self) -> float:
-        """The step time: when the last node ends."""
+        """The step time: when the last node ends, or when the run was aborted."""
         return _seconds(self.picoseconds)
 
     def start(self, node: int) -> float:
@@ -100,12 +102,38 @@ class Result:
         return _seconds(self._run.start[node])
 
     def finish(self, node: int) -> float:
-        """When a node ended."""
+        """When a node ended; infinite if it never did."""
+        if node in self._run.unfinished:
+            return math.inf
         return _seconds(self._run.end[node])
 
     def method(self, node: int) -> str:
         """How a collective was carried out (`ring-simple`); empty for other nodes."""
         return self._cost_of[node].method
+
+    @cached_property
+    def outcome(self) -> Outcome:
+        """How it ended: completed unless a fault, or a lack of memory, had it end otherwise."""
+        ended = self._run.outcome or Outcome("completed", self.seconds)
+        full = [(moment, device) for device, (_, moment) in self._held.items() if moment is not None]
+        moment, device = min(full, default=(0, ""))
+        if not full or (not ended.ended and ended.at < _seconds(moment)):
+            return ended
+        use = self.peak_memory[device]
+        short = f"{device} would need {render(use.peak, 'B')} of {render(use.usable, 'B')}"
+        return Outcome("out of memory", _seconds(moment), short, ended.restarts, ended.lost)
+
+    @cached_property
+    def goodput(self) -> Goodput | None:
+        """What part of a long job's time is useful, where the faults give a time between failures."""
+        scenario = self._tasks.scenario
+        if scenario is None or not scenario.mtbf:
+            return None
+        from emulation import layout
+        from emulation.recovery import goodput
+
+        profile = self._topology.profile
+        return goodput(scenario.mtbf[0], profile.host_names(), layout.devices(profile), scenario.seed)
 
     @cached_property
     def grade(self) -> Grade:
@@ -155,16 +183,23 @@ class Result:
     @cached_property
     def peak_memory(self) -> dict[str, MemoryUse]:
         """For each device on which memory was allocated: its peak, and whether it fits."""
-        changes = [
-            (self._run.end[node.id], node.kind == "alloc", node.id) for node in self._nodes if node.kind in _MEMORY
-        ]
+        return {device: self._memory_use(device, peak) for device, (peak, _) in self._held.items()}
+
+    @cached_property
+    def _held(self) -> dict[str, tuple[int, int | None]]:
+        """Device -> the most it held at once, and the moment when that became more than it has."""
+        end, unfinished = self._run.end, self._run.unfinished
+        nodes = [node for node in self._nodes if node.kind in _MEMORY and node.id not in unfinished]
         held: dict[str, int] = {}
-        peak: dict[str, int] = {}
-        for _, taken, number in sorted(changes):
+        found: dict[str, tuple[int, int | None]] = {}
+        for moment, taken, number in sorted((end[node.id], node.kind == "alloc", node.id) for node in nodes):
             device, nbytes = self._nodes[number].devices[0], self._nodes[number].nbytes
             held[device] = held.get(device, 0) + (nbytes if taken else -nbytes)
-            peak[device] = max(peak.get(device, 0), held[device])
-        return {device: self._memory_use(device, peak[device]) for device in sorted(peak)}
+            peak, full = found.get(device, (0, None))
+            if full is None and not self._memory_use(device, held[device]).fits:
+                full = moment
+            found[device] = max(peak, held[device]), full
+        return {device: found[device] for device in sorted(found)}
 
     @cached_property
     def communication(self) -> dict[str, Communication]:
@@ -223,6 +258,7 @@ class Result:
             "grade": self.grade,
             "band": [low, high],
             "events": self.events,
+            "outcome": [self.outcome.state, self.outcome.at, self.outcome.lost],
             "critical_path": {"nodes": list(self.critical_path.nodes), "shares": self.critical_path.shares},
             "communication": {d: [c.exposed, c.overlapped] for d, c in self.communication.items()},
             "links": [[use.name, use.bytes, use.busy] for use in self.links],
@@ -248,6 +284,8 @@ class Result:
 
     def _memory_use(self, device: str, peak: int) -> MemoryUse:
         capacity = self._topology.model(device).memory.value
+        if self._tasks.scenario is not None:
+            capacity = max(0, capacity - self._tasks.scenario.pressure(device))
         reserve = self._topology.profile.fragmentation.value
         return MemoryUse(peak, capacity, int(capacity * (1 - reserve)))
 

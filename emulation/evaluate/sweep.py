@@ -17,6 +17,7 @@ from emulation.evaluate.room import busy_times, lone_duration
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from emulation.evaluate.outcome import Outcome
     from emulation.evaluate.tasks import Tasks
 
 
@@ -31,6 +32,10 @@ class Sweep:
         count = len(tasks.workload.nodes)
         self.start = [-1] * count
         self.end = [-1] * count
+        self.outcome: Outcome | None = None
+        """How it ended, where it did not simply complete."""
+        self.unfinished: frozenset[int] = frozenset()
+        """Nodes that were cut off: never any."""
         self.busy: Mapping[int, int] = {}
         """Link -> picoseconds in which anything moved over it."""
 

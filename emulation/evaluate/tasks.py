@@ -6,16 +6,21 @@ Both evaluators, the sweep and the events, run the same tasks, so they can only 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from emulation.band import claimed
 from emulation.cost import Cost
 from emulation.cost.collectives import collective
 from emulation.cost.compute import kernel
+from emulation.cost.cores import crowded, on_cores
 from emulation.cost.memory import local_copy
+from emulation.cost.overlap import overlaps
 from emulation.cost.p2p import message
+from emulation.figures import weakest
 from emulation.graph import WorkloadError, check_acyclic, check_devices
 from emulation.meetings import meetings
+from emulation.scenario import COMMUNICATES, changed, on_stage
 from emulation.units import picoseconds
 
 if TYPE_CHECKING:
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
 
     from emulation.graph import Node, Workload
     from emulation.meetings import Meeting
+    from emulation.scenario import Scenario
     from emulation.topology import DirectedLink, Topology
 
 
@@ -38,6 +44,7 @@ class Tasks:
         topology: on what.
         costs: of each node, where they are known already (a folded program); else the cost models are asked.
         links: what the weights of these costs number; else the links of the topology.
+        scenario: what goes wrong meanwhile; costs are those with which it begins.
 
     Raises:
         WorkloadError: the graph is wrong in itself or for this topology.
@@ -50,6 +57,7 @@ class Tasks:
         *,
         costs: Sequence[Cost] = (),
         links: Sequence[DirectedLink] | None = None,
+        scenario: Scenario | None = None,
     ) -> None:
         check_devices(workload, topology.order)
         self.workload = workload
@@ -65,6 +73,14 @@ class Tasks:
             for meeting in self.meetings
         ]
         """Of each task."""
+        self.overlaps: dict[int, dict[str, float]] = {}
+        """For each task that slows kernels down while it communicates: the devices on which, and by how much."""
+        self.scenario = scenario
+        if not costs:
+            self._share_cores()
+            self._slow_down_beside_communication()
+        if scenario is not None:
+            self._disturb(scenario)
         self.task_of = [0] * len(workload.nodes)
         """For each node, its task."""
         for index, meeting in enumerate(self.meetings):
@@ -99,21 +115,76 @@ class Tasks:
         more = [f"  ... and {len(stuck) - 6} more"] if len(stuck) > 6 else []
         raise Deadlock("\n".join([f"deadlock: {len(stuck)} nodes can never run", *shown, *more]))
 
+    @property
+    def is_static(self) -> bool:
+        """Whether nothing but the sharing of links makes time feed back into what tasks take."""
+        return not self.overlaps and (self.scenario is None or self.scenario.is_static)
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """Names of the hosts that take part."""
+        return frozenset(device.split("/", 1)[0] for node in self.workload.nodes for device in node.devices)
+
+    def cost_in(self, stage: int, task: int) -> Cost:
+        """What a task costs in a stage of the scenario."""
+        if not stage or self.scenario is None or self.meetings[task].action.kind not in COMMUNICATES:
+            return self.costs[task]
+        known = (stage, task)
+        if known not in self._in_stage:
+            action, clean = self.meetings[task].action, self._clean[task]
+            found = on_stage(action, clean, self.scenario.stages[stage], node_cost)
+            self._in_stage[known] = changed(found, 1.0, self._delays.get(task, 0))
+        return self._in_stage[known]
+
+    def _share_cores(self) -> None:
+        actions = [meeting.action for meeting in self.meetings]
+        full = crowded(actions, self.topology)
+        for task, action in enumerate(actions if full else ()):
+            if action.kind == "compute" and action.devices[0] in full:
+                self.costs[task] = on_cores(self.costs[task], action.devices[0], self.topology)
+
+    def _slow_down_beside_communication(self) -> None:
+        self.overlaps = overlaps(self.meetings, self.costs, self.topology)
+        slowed = {device for devices in self.overlaps.values() for device in devices}
+        for task, meeting in enumerate(self.meetings if slowed else ()):
+            if meeting.action.kind == "compute" and meeting.action.devices[0] in slowed:
+                figures = self.topology.model(meeting.action.devices[0]).overlap.values()
+                grade = weakest([self.costs[task].grade, *(figure.grade for figure in figures)])
+                self.costs[task] = replace(self.costs[task], grade=grade)
+
+    def _disturb(self, scenario: Scenario) -> None:
+        actions = [meeting.action for meeting in self.meetings]
+        self._clean = list(self.costs)
+        self._in_stage: dict[tuple[int, int], Cost] = {}
+        self._delays = scenario.delays(actions, self.costs)
+        stretches = scenario.stretches(actions)
+        first = scenario.stages[0]
+        self.links = first.links
+        for task, (action, clean) in enumerate(zip(actions, self._clean, strict=True)):
+            cost = clean
+            if first.topology is not scenario.topology and action.kind in COMMUNICATES:
+                cost = on_stage(action, clean, first, node_cost)
+            self.costs[task] = changed(cost, stretches.get(task, 1.0), self._delays.get(task, 0))
+
     def describe(self, task: int) -> str:
         """How messages name a task."""
         return self.workload.label(self.meetings[task].nodes[0])
 
 
-def node_cost(node: Node, topology: Topology) -> Cost:
+def node_cost(node: Node, topology: Topology, method: str = "") -> Cost:
     """What one node costs, by its kind, with the band that its model earned on this cluster.
+
+    A collective is done by `method`, or by the fastest where that is empty.
 
     Raises:
         WorkloadError: the profile lacks a figure or a way for it.
     """
-    return claimed(_model_cost(node, topology), node.flops if node.kind == "compute" else node.nbytes, topology.profile)
+    return claimed(
+        _model_cost(node, topology, method), node.flops if node.kind == "compute" else node.nbytes, topology.profile
+    )
 
 
-def _model_cost(node: Node, topology: Topology) -> Cost:
+def _model_cost(node: Node, topology: Topology, method: str) -> Cost:
     match node.kind:
         case "host":
             return Cost("host", node.grade, fixed=picoseconds(node.seconds))
@@ -124,7 +195,7 @@ def _model_cost(node: Node, topology: Topology) -> Cost:
         case "copy" | "transfer":
             return message(node, topology)
         case "collective":
-            return collective(node, topology)
+            return collective(node, topology, method)
     return Cost("host", "measured")
 
 

@@ -28,6 +28,8 @@ class Capabilities:
     memory: int = 0
     """Of the smallest host."""
     rdma: bool = False
+    faults: bool = False
+    """Whether it can make go wrong what a spec says."""
 
 
 @dataclass(frozen=True)
@@ -100,4 +102,7 @@ def lacks(trial: Trial, has: Capabilities) -> str:
     ]
     if needs.rdma and not has.rdma:
         missing.append("RDMA: needs an RDMA device, has none")
+    if trial.faults and not has.faults:
+        kinds = ", ".join(dict.fromkeys(fault["kind"] for fault in trial.faults))
+        missing.append(f"faults: needs {kinds}, which only an emulated cluster can be given")
     return "; ".join(missing)

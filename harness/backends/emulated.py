@@ -30,7 +30,9 @@ class EmulatedBackend:
         from emulation.profile import Profile
 
         has = Profile.model_validate_json(json.dumps(trial.profile)).capabilities()
-        return Capabilities(hosts=has.hosts, gpus=has.gpus, gpu_memory=has.gpu_memory, memory=has.memory, rdma=has.rdma)
+        return Capabilities(
+            hosts=has.hosts, gpus=has.gpus, gpu_memory=has.gpu_memory, memory=has.memory, rdma=has.rdma, faults=True
+        )
 
     def start(self, trial: Trial, directory: Path) -> Running:
         """Start the prediction."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import measure
 from harness.api import Repeat
+from harness.errors import Aborted
 from harness.execution.rendezvous import FileRendezvous
 
 if TYPE_CHECKING:
@@ -121,16 +122,29 @@ class PredictionContext:
         self.profile = profile
         self.repeat = _repeat(assignment)
         self.artifacts = Path(assignment.artifacts)
+        from emulation.faults import FAULTS
+
+        self.faults = FAULTS.validate_json(json.dumps(assignment.trial.faults))
         self.results: list[Result] = []
         self._names: set[str] = set()
 
     def simulate(self, workload: Workload | Program, *, name: str = "") -> Result:
-        """Evaluate a workload graph on the profile and keep its timeline under `name`."""
+        """Evaluate a workload graph on the profile and keep its timeline under `name`.
+
+        Raises:
+            Aborted: a fault of the spec kept it from its end.
+        """
         from emulation.evaluate import simulate
         from emulation.io import chrome_trace
+        from emulation.units import render
 
-        result = simulate(workload, self.profile, seed=self.repeat.seed)
+        result = simulate(workload, self.profile, seed=self.repeat.seed, faults=self.faults)
         self.results.append(result)
+        if self.faults and not result.outcome.ended:
+            ended = result.outcome
+            raise Aborted(
+                f"{ended.state} at {render(ended.at, 's')} of {workload.name or 'the workload'}: {ended.reason}"
+            )
         path = self.artifacts / f"{self._file_name(name)}.trace.json"
         chrome_trace.write(path, result.timeline(), levels=result.levels(), names=result.names())
         return result
@@ -140,12 +154,21 @@ class PredictionContext:
         from emulation import MODEL_VERSION
         from emulation.figures import weakest
 
+        if self.faults and not self.results:
+            raise Aborted(
+                "the spec has faults, and this engine predicts without an emulated run that they could change"
+            )
+        outcomes = [result.outcome for result in self.results]
+        goodput = self.results[0].goodput if self.results else None
         return {
             "model_version": MODEL_VERSION,
             "profile": self.profile.name,
             "profile_digest": self.profile.digest,
             "grade": weakest([r.grade for r in self.results] or [self.profile.grade]),
             "events": sum(r.events for r in self.results),
+            "outcome": next((o.state for o in outcomes if o.state != "completed"), "completed"),
+            "lost": sum(o.lost for o in outcomes),
+            "goodput": goodput.value if goodput else None,
         }
 
     def _file_name(self, name: str) -> str:

@@ -17,7 +17,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from emulation.units import BYTES, DURATION, FLOP_RATE, FLOPS, FRACTION, RATE, parse, render
-from harness.judging.observations import RATIO_UNIT, Figure, record_coordinate, spelled
+from harness.judging.observations import RATIO_UNIT, Figure, record_coordinate
+from harness.loading.sweep import spelled
 from harness.records import Kind
 from harness.references import ANY_HARDWARE, Bound, Conditions, Published
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from harness.loading.sweep import spelled
 from harness.measure import summarise
 from harness.records import Kind, Record, State
 
@@ -216,17 +217,6 @@ def ratio(observation: Observation, base: Observation) -> Figure | None:
 def same(left: Any, right: Any) -> bool:
     """Whether a coordinate has a wanted value; labels are text, so `4` and `"4"` are the same, `true` and `1` not."""
     return bool(left == right and isinstance(left, bool) == isinstance(right, bool)) or spelled(left) == spelled(right)
-
-
-def spelled(value: Any) -> str:
-    """A coordinate as text: what a row or a column is headed with."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, list | tuple):
-        return ", ".join(spelled(item) for item in value)
-    return str(value)
 
 
 def _holds(observation: Observation, key: str, value: Any) -> bool:

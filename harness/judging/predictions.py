@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from emulation.calibrate import score as scoring
-from harness.judging.observations import Observation, observe, spelled
+from harness.judging.observations import Observation, observe
+from harness.loading.sweep import spelled
 from harness.records import Kind, State
 
 if TYPE_CHECKING:

@@ -22,11 +22,11 @@ from harness.judging.observations import (
     counterpart,
     ratio,
     record_coordinate,
-    spelled,
     target_of,
     targets,
     usable,
 )
+from harness.loading.sweep import spelled
 from harness.records import State
 from harness.spec import Table, Target
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from harness import hardware, project
 from harness.errors import Problem, SpecError, nearest
 from harness.loading import sweep
+from harness.loading.sweep import spelled
 from harness.loading.validation import describe, dotted, fields, resolves
 from harness.spec import Experiment, Limits, Needs, RepeatSpec, Target
 
@@ -175,6 +176,9 @@ def _repeated(values: Sequence[Any], path: Keys) -> Iterator[Problem]:
 def sweepable(names: Names, path: str) -> bool:
     """Whether cells may differ in the value at a dotted path."""
     head, *rest = path.split(".")
+    if path == "faults":
+        # As a whole: each value is a list of faults.
+        return True
     if not rest or path == "engine.name":
         return False
     if head == "engine":
@@ -191,7 +195,7 @@ def _swept_path(names: Names, choice: sweep.Choice, swept_paths: Sequence[str]) 
         expected = "a spec for each engine, or a field of this one"
         yield Problem(place, "the engine itself cannot be swept", expected, at_key=True)
     elif not sweepable(names, path):
-        known = [f"{section}.{name}" for section, model in SWEEPABLE.items() for name in fields(model)]
+        known = ["faults", *(f"{section}.{name}" for section, model in SWEEPABLE.items() for name in fields(model))]
         known += [f"engine.{name}" for name in fields(names.engine) if name != "name"] if names.engine else []
         head, _, tail = path.partition(".")
         within = [k for k in known if k.startswith(f"{head}.")]
@@ -260,8 +264,10 @@ def _selections(names: Names, item: Mapping[str, Any], labels: Sequence[str], pa
         for key, value in chosen.items() if isinstance(chosen, dict) else ():
             place = (*path, selection, key)
             yield from _coordinate(names, key, labels, place)
-            if key in values and not any(str(value) == str(v) or sweep.equal(value, v) for v in values[key]):
-                shown = [str(v) for v in values[key]]
+            if key in values and not any(
+                str(value) in {str(v), spelled(v)} or sweep.equal(value, v) for v in values[key]
+            ):
+                shown = [spelled(v) for v in values[key]]
                 hint = nearest(str(value), shown)
                 yield Problem(place, f"no cell has '{key}' = {value}", f"one of: {', '.join(shown[:12])}", hint)
 

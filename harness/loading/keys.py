@@ -60,7 +60,7 @@ def key_parts(
         "where": dict(where),
         "repeat": experiment.repeat.model_dump(mode="json"),
         "needs": experiment.needs.model_dump(mode="json"),
-        "faults": experiment.faults,
+        "faults": [fault.model_dump(mode="json", by_alias=True, exclude={"name"}) for fault in experiment.faults],
     }
     return parts | ({"swept": unhashed} if unhashed else {})
 
@@ -91,4 +91,4 @@ def place(backend: str, on: str = "") -> dict[str, Any]:
 
 def _hashed(path: str, spec: EngineSpec) -> bool:
     head, *rest = path.split(".")
-    return head in {"on", "needs", "repeat"} or (head == "engine" and rest[0] not in spec.UNHASHED)
+    return head in {"on", "needs", "repeat", "faults"} or (head == "engine" and rest[0] not in spec.UNHASHED)

@@ -153,8 +153,24 @@ def _text(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list):
-        return "+".join(map(_text, value))
-    return digest(value)[:8] if isinstance(value, dict) else str(value)
+        return "+".join(map(_text, value)) or "none"
+    return (called(value) or digest(value)[:8]) if isinstance(value, dict) else str(value)
+
+
+def called(value: Mapping[str, Any]) -> str:
+    """What a mapping among swept values is called: by its `name`, else by its `kind`; empty where it has neither."""
+    return str(value.get("name") or value.get("kind") or "")
+
+
+def spelled(value: Any) -> str:
+    """A value as text: what a row or a column is headed with, and what a selection may call it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(spelled(item) for item in value) or "none"
+    return (isinstance(value, dict) and called(value)) or str(value)
 
 
 def _suffixed(name: str, point: tuple[Choice, ...]) -> str:

@@ -193,11 +193,15 @@ def _problem(detail: ErrorDetails, path: Keys, data: Any, model: type[BaseModel]
     name = f"'{dotted(whole)}'" if whole else "the document"
     said: Callable[..., Problem] = lambda what, expected="", hint="": Problem(whole, what, expected, hint)  # noqa: E731
     if kind == "extra_forbidden":
-        return _unknown(path, model, within)
+        return _unknown(path, data, model, within)
     if kind == "missing":
         section = f" in '{dotted(whole[:-1])}'" if whole[:-1] else ""
         return said(f"missing field '{whole[-1]}'{section}", _meaning(path, model))
     value = _at(data, path)
+    if kind == "union_tag_not_found":
+        tag = str(context.get("discriminator", "")).strip("'")
+        known = sorted({word for owner in models_at(model, path) for word in _words(owner, tag)})
+        return said(f"missing field '{tag}' in {name}", f"one of: {', '.join(known)}")
     if kind in {"literal_error", "enum", "union_tag_invalid"}:
         choices = re.findall(r"'([^']*)'", str(context.get("expected") or context.get("expected_tags", "")))
         text = str(context.get("expected") or context.get("expected_tags", ""))
@@ -241,15 +245,34 @@ def _custom(detail: ErrorDetails, value: Any, whole: Keys, name: str) -> Problem
     return Problem(whole, shown, expected)
 
 
-def _unknown(path: Keys, model: type[BaseModel], within: Keys) -> Problem:
+def _unknown(path: Keys, data: Any, model: type[BaseModel], within: Keys) -> Problem:
     whole = (*within, *path)
-    allowed = sorted({f for m in models_at(model, path[:-1]) for f in fields(m)}, key=str)
-    ordered = [f for m in models_at(model, path[:-1]) for f in fields(m)]
+    meant = _meant(models_at(model, path[:-1]), _at(data, path[:-1]))
+    allowed = sorted({f for m in meant for f in fields(m)}, key=str)
+    ordered = [f for m in meant for f in fields(m)]
     listed = ", ".join(dict.fromkeys(ordered))
     section = f" in '{dotted(whole[:-1])}'" if whole[:-1] else ""
     hint = nearest(str(whole[-1]), allowed)
     expected = f"one of: {listed}" if listed else ""
     return Problem(whole, f"unknown field '{whole[-1]}'{section}", expected, hint, at_key=True)
+
+
+def _meant(models: list[type[BaseModel]], section: Any) -> list[type[BaseModel]]:
+    """Of several models, those whose tag (a field of fixed words, `kind`) is what the section says it is."""
+    fitting = [
+        m
+        for m in models
+        if isinstance(section, dict)
+        and all(section.get(tag) in words for tag in m.model_fields if (words := _words(m, tag)) and tag in section)
+    ]
+    return fitting or models
+
+
+def _words(model: type[BaseModel], field: str) -> tuple[Any, ...]:
+    """The fixed words that a field may be; none where it may be something else."""
+    info = model.model_fields.get(field)
+    literal = info is not None and typing.get_origin(info.annotation) is typing.Literal
+    return typing.get_args(info.annotation) if info is not None and literal else ()
 
 
 def _meaning(path: Keys, model: type[BaseModel]) -> str:

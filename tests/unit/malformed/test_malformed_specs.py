@@ -86,7 +86,6 @@ CASES = {
     "null section": (HEAD + "repeat:\n", ["6:1 'repeat' is empty (null); expected a mapping"]),
     "list for a mapping": (HEAD + "limits: [3 s]\n", ["6:1 'limits' is a list of 1; expected a mapping"]),
     "mapping for a list": (HEAD + "expect: {metric: step_time}\n", ["6:1 'expect' is a mapping; expected a list"]),
-    "faults": (HEAD + "faults: [{slow: 1}]\n", ["6:1 'faults' is a list of 1; expected nothing yet"]),
     "number for targets": (HEAD + "on: 5\n", ["6:5 'on' is the number 5; expected a list or a mapping"]),
     "no target": (HEAD + "on: []\n", ["6:1 no target is named"]),
     "the same target twice": (HEAD + "on:\n  - {backend: local}\n  - {backend: local, hardware: laptop}\n", ["8:5 backend 'local' on 'laptop' is named twice"]),
