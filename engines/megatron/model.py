@@ -61,9 +61,8 @@ class Attention(nn.Module):
         batch, sequence, _ = x.shape
         mixed = self.query_key_value(x).view(batch, sequence, self.heads, 3 * self.head).transpose(1, 2)
         query, key, value = mixed.reshape(batch * self.heads, sequence, 3 * self.head).split(self.head, dim=-1)
-        mask = self.future.to(query.dtype)
-        scores = torch.baddbmm(mask, query, key.transpose(1, 2), alpha=1 / math.sqrt(self.head))
-        context = torch.bmm(functional.softmax(scores, dim=-1).to(value.dtype), value)
+        scores = torch.baddbmm(self.future.to(query.dtype), query, key.transpose(1, 2), alpha=1 / math.sqrt(self.head))
+        context = torch.bmm(functional.softmax(scores, dim=-1), value)
         merged = context.view(batch, self.heads, sequence, self.head).transpose(1, 2).reshape(batch, sequence, -1)
         return self.projection(merged)
 
@@ -122,7 +121,10 @@ class Head(nn.Module):
     def forward(self, x: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy over the tokens, a scalar in float32."""
         logits = self.output(self.normalization(x))
-        return VocabularyParallelCrossEntropy.apply(logits.flatten(0, 1).float(), targets.flatten(), self.shard)
+        logits = logits.flatten(0, 1).float()
+        if self.shard.group is None:
+            return functional.cross_entropy(logits, targets.flatten())
+        return VocabularyParallelCrossEntropy.apply(logits, targets.flatten(), self.shard)
 
 
 class Stage(nn.Module):
@@ -142,7 +144,8 @@ class Stage(nn.Module):
         if self.embedding is not None:
             x = self.embedding(x)
         for layer in self.layers:
-            x = checkpoint(layer, x, use_reentrant=False) if self.recompute else layer(x)
+            # Nothing is random in a layer, so there is no state of a generator to keep.
+            x = checkpoint(layer, x, use_reentrant=False, preserve_rng_state=False) if self.recompute else layer(x)
         if self.head is None:
             return x
         assert targets is not None

@@ -73,8 +73,7 @@ class Pipeline:
     def _forward(self, x: Tensor, targets: Tensor) -> Tensor:
         if x.is_floating_point():
             x.requires_grad_()
-        with torch.autocast(self._state.device.type, self._dtype, enabled=self._job.dtype != "fp32"):
-            return self._stage(x, targets)
+        return self._stage(x, targets)
 
     def _backward(self, x: Tensor, output: Tensor) -> None:
         if self._state.from_next is None:
@@ -93,6 +92,5 @@ class Pipeline:
         return tensor
 
     def _send(self, tensor: Tensor, channel: Channel) -> None:
-        # The residual stream leaves autocast regions in fp32; neighbours exchange it in the activations' dtype.
-        tensor = tensor.to(self._dtype).contiguous()
+        tensor = tensor.contiguous()
         self._under_way.append((dist.isend(tensor, channel.peer, group=channel.group), tensor))

@@ -89,9 +89,9 @@ class Spec(EngineSpec):
             _LABELS,
         ),
         Metric(
-            "pipeline_wait", "", MetricKind.RATIO, Better.LOWER,
-            "Share of the step that a process waits for its pipeline neighbours, averaged over processes (the bubble, "
-            "and what the messages take)", _LABELS,
+            "bubble_fraction", "", MetricKind.RATIO, Better.LOWER,
+            "Share of the step that a process waits for its pipeline neighbours or for the last to end, averaged over "
+            "processes; plans with a pipeline only", _LABELS,
         ),
         Metric(
             "loss", "", MetricKind.SCORE, Better.LOWER,

@@ -169,16 +169,14 @@ class VocabularyParallelCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, targets: Tensor, shard: Shard) -> Tensor:
         """Logits (tokens, vocabulary / count) float32, targets (tokens,) int64, to a scalar."""
         largest = logits.amax(dim=-1)
-        if shard.group is not None:
-            dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=shard.group)
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=shard.group)
         shifted = logits - largest.unsqueeze(-1)
         local, elsewhere = own_tokens(targets, shard, logits.shape[-1])
         target = shifted.gather(-1, local.unsqueeze(-1)).squeeze(-1).masked_fill_(elsewhere, 0.0)
         exponentials = shifted.exp_()
         total = exponentials.sum(dim=-1)
-        if shard.group is not None:
-            dist.all_reduce(target, group=shard.group)
-            dist.all_reduce(total, group=shard.group)
+        dist.all_reduce(target, group=shard.group)
+        dist.all_reduce(total, group=shard.group)
         probabilities = exponentials.div_(total.unsqueeze(-1))
         ctx.save_for_backward(probabilities, local, elsewhere)
         return (total.log() - target).mean()

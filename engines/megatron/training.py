@@ -20,7 +20,7 @@ from engines.megatron import reference
 from engines.megatron.data_parallel import FlatParameters
 from engines.megatron.model import Stage
 from engines.megatron.parallel_state import join
-from engines.megatron.pipeline import Pipeline
+from engines.megatron.pipeline import DTYPES, Pipeline
 from harness.api import Measurement
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Trainer:
             seed=seed,
             recompute=job.recompute == "full",
         ).to(state.device)
-        self.flat = FlatParameters(self.stage)
+        self.flat = FlatParameters(self.stage, DTYPES[job.dtype])
         self.pipeline = Pipeline(job, state, self.stage)
         self._optimizer = torch.optim.Adam([self.flat.values], lr=LEARNING_RATE, fused=True)
 
@@ -68,13 +68,14 @@ class Trainer:
     def step(self, tokens: tuple[Tensor, ...], targets: tuple[Tensor, ...]) -> None:
         """One step of training."""
         self.gradients(tokens, targets)
-        self._optimizer.step()
+        self.update()
         if self._state.device.type == "cuda":
             torch.cuda.synchronize()
 
     def update(self) -> None:
         """Let the optimizer use the gradients that are there."""
         self._optimizer.step()
+        self.flat.refresh()
 
 
 def batch(job: Job, number: int, seed: int) -> Tensor:
@@ -100,9 +101,9 @@ def run(job: Job, context: RunContext) -> Iterator[Measurement]:
         yield Measurement("loss", found.loss, labels)
         yield Measurement("gradient_error", found.gradient_error, labels)
     trainer = Trainer(job, state, context.repeat.seed)
-    times, waits = _time_steps(trainer, context)
+    times, idle = _time_steps(trainer, context)
     if context.rank == 0:
-        yield from _measurements(job, context, times, waits)
+        yield from _measurements(job, context, times, idle)
     if device.type == "cuda":
         peak = _over_ranks([float(torch.cuda.max_memory_allocated())], dist.ReduceOp.MAX, device)
         if context.rank == 0:
@@ -118,9 +119,9 @@ def _device(rank: int) -> torch.device:
 
 
 def _time_steps(trainer: Trainer, context: RunContext) -> tuple[list[float], list[float]]:
-    """Seconds of each timed step on its slowest rank, and the ranks' mean share of it spent waiting."""
+    """Seconds of each timed step on its slowest rank, and the share of it that ranks waited for neighbours or the end."""
     times: list[float] = []
-    waits: list[float] = []
+    busy: list[float] = []
     repeat = context.repeat
     for number in range(repeat.warmup + repeat.runs):
         tokens, targets = trainer.batch(number)
@@ -128,12 +129,12 @@ def _time_steps(trainer: Trainer, context: RunContext) -> tuple[list[float], lis
         begin = time.perf_counter()
         context.sample(lambda work=(tokens, targets): trainer.step(*work), warmup=0, runs=1)
         times.append(time.perf_counter() - begin)
-        waits.append(trainer.pipeline.waited)
+        busy.append(times[-1] - trainer.pipeline.waited)
     device = trainer.flat.gradients.device
     slowest = _over_ranks(times, dist.ReduceOp.MAX, device)
-    waited = [w / context.world_size for w in _over_ranks(waits, dist.ReduceOp.SUM, device)]
-    shares = [wait / step for wait, step in zip(waited, slowest, strict=True)]
-    return slowest[repeat.warmup :], shares[repeat.warmup :]
+    working = _over_ranks(busy, dist.ReduceOp.SUM, device)
+    idle = [1 - work / context.world_size / step for work, step in zip(working, slowest, strict=True)]
+    return slowest[repeat.warmup :], idle[repeat.warmup :]
 
 
 def _over_ranks(values: list[float], op: dist.ReduceOp.RedOpType, device: torch.device) -> list[float]:
@@ -142,11 +143,11 @@ def _over_ranks(values: list[float], op: dist.ReduceOp.RedOpType, device: torch.
     return together.tolist()
 
 
-def _measurements(job: Job, context: RunContext, times: list[float], waits: list[float]) -> Iterator[Measurement]:
+def _measurements(job: Job, context: RunContext, times: list[float], idle: list[float]) -> Iterator[Measurement]:
     from engines.megatron.figures import rates
 
     yield Measurement("step_time", times, {"plan": job.label})
     for name, value in rates(job, context.profile):
         yield Measurement(name, [value / seconds for seconds in times], {"plan": job.label})
     if job.pipeline > 1:
-        yield Measurement("pipeline_wait", waits, {"plan": job.label})
+        yield Measurement("bubble_fraction", idle, {"plan": job.label})

@@ -1,0 +1,173 @@
+"""A step on a cluster one does not have: the plan as a program over a mesh of ranks.
+
+Every stage does the passes of its schedule one after another; a pass is a chain of the operators in `operators`, with
+the sums over its tensor-parallel group between them. A message to a neighbour starts when the sender has it and the
+receiver has come to ask for it, because that is when both gloo and NCCL begin to move bytes. The sender goes on at
+once, the receiver when it has everything. When a stage has done its passes, its replicas sum their gradients, bucket
+after bucket, and Adam runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from emulation.program import Mesh, Part, Program
+from emulation.units import render
+from engines.megatron import figures, memory
+from engines.megatron.operators import FLOAT, Operators
+from engines.megatron.schedule import Pass, schedule
+from harness.api import Measurement, PlanError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from emulation.evaluate import Result
+    from emulation.profile import Profile
+    from emulation.program import Block
+    from engines.megatron.plan import Job
+    from harness.api import EmulationContext
+
+
+@dataclass
+class _Stage:
+    """A stage while its items are added."""
+
+    block: Block
+    first: bool
+    last: bool
+    passes: Sequence[Pass]
+    forward: list[Part]
+    backward: list[Part]
+    done: int = 0
+    """Passes that have their item."""
+    newest: int = -1
+    """The item it did last."""
+    items: dict[Pass, int] = field(default_factory=dict)
+
+
+class Lowering:
+    """Builds the program of one step.
+
+    Raises:
+        PlanError: the cluster has fewer devices than the plan has ranks.
+    """
+
+    def __init__(self, job: Job, profile: Profile) -> None:
+        self.job, self.operators = job, Operators(job)
+        self.mesh = _mesh(job, profile)
+        self.program = Program(self.mesh, name=job.label)
+        self._stages = [self._stage(number) for number in range(job.pipeline)]
+
+    def _stage(self, number: int) -> _Stage:
+        first, last = number == 0, number == self.job.pipeline - 1
+        return _Stage(
+            self.mesh.block(pp=number),
+            first,
+            last,
+            schedule(
+                self.job.schedule, stage=number, stages=self.job.pipeline, micro_batches=self.job.micro_batches
+            ),
+            self.operators.forward(first=first, last=last),
+            self.operators.backward(first=first, last=last),
+        )
+
+    def step(self) -> Program:
+        """The whole step."""
+        for stage in self._stages:
+            clear = self.operators.clear(first=stage.first, last=stage.last)
+            stage.newest = self.program.chain(stage.block, [clear], name=clear.name)
+        # A pass can be added once the message it waits for has been: stages take turns until none can go on.
+        while any(self._advance(number) for number in range(self.job.pipeline)):
+            pass
+        for stage in self._stages:
+            self._finish(stage)
+        return self.program
+
+    def _advance(self, number: int) -> bool:
+        stage, moved = self._stages[number], False
+        while stage.done < len(stage.passes):
+            step = stage.passes[stage.done]
+            source = self._source(number, step)
+            if source is not None and step not in source.items:
+                break
+            after = [stage.newest]
+            if source is not None:
+                sent = source.items[step]
+                name = f"{'activations' if step.kind == 'forward' else 'gradients'} {step.micro_batch}"
+                nbytes = self.operators.activation
+                after = [self.program.transfer(source.block, stage.block, nbytes, after=[sent, *after], name=name)]
+            parts = stage.forward if step.kind == "forward" else stage.backward
+            stage.newest = self.program.chain(
+                stage.block, parts, after=after, name=f"{step.kind} {step.micro_batch}"
+            )
+            stage.items[step] = stage.newest
+            stage.done += 1
+            moved = True
+        return moved
+
+    def _source(self, number: int, step: Pass) -> _Stage | None:
+        """The stage whose message a pass waits for."""
+        neighbour = number - 1 if step.kind == "forward" else number + 1
+        return self._stages[neighbour] if 0 <= neighbour < self.job.pipeline else None
+
+    def _finish(self, stage: _Stage) -> None:
+        last = stage.newest
+        if self.job.data > 1:
+            nbytes = FLOAT * self.operators.parameters(first=stage.first, last=stage.last)
+            pieces = [
+                Part.collective("dp", "all-reduce", min(self.job.bucket, nbytes - start), name="gradients")
+                for start in range(0, nbytes, self.job.bucket)
+            ]
+            last = self.program.chain(stage.block, pieces, after=[last], name="sum gradients")
+        update = self.operators.update(first=stage.first, last=stage.last)
+        self.program.chain(stage.block, [update], after=[last], name=update.name)
+
+
+def _mesh(job: Job, profile: Profile) -> Mesh:
+    from emulation import layout
+
+    there = layout.devices(profile) or layout.processors(profile)
+    if len(there) < job.ranks:
+        raise PlanError(
+            f"plan {job.label} needs {job.ranks:,} devices; profile {profile.name!r} has {len(there):,}: lower `tensor`, "
+            "`pipeline` or `data`, or name a larger profile with --on emulated:PROFILE"
+        )
+    return Mesh.over(profile, {"pp": job.pipeline, "dp": job.data, "tp": job.tensor})
+
+
+def predict(job: Job, context: EmulationContext) -> Iterator[Measurement]:
+    """The metrics of a real run, from the profile of `context`.
+
+    Raises:
+        PlanError: too few devices, or a stage does not fit its device's memory.
+    """
+    profile, labels = context.profile, {"plan": job.label}
+    lowering = Lowering(job, profile)
+    yield Measurement("peak_memory", _checked_memory(job, profile), labels)
+    result = context.simulate(lowering.step(), name=job.label)
+    low, high = result.band(result.seconds)
+    yield Measurement("step_time", result.seconds, labels, (low, high))
+    for name, work in figures.rates(job, profile):
+        yield Measurement(name, work / result.seconds, labels, (work / high, work / low))
+    if job.pipeline > 1:
+        yield Measurement("bubble_fraction", _bubble(lowering, result), labels)
+
+
+def _checked_memory(job: Job, profile: Profile) -> int:
+    peak = max(memory.stages(job), key=lambda need: need.total)
+    model = figures.device_model(profile)
+    usable = int(model.memory.value * (1 - profile.fragmentation.value))
+    if model.kind == "gpu" and peak.total > usable:
+        raise PlanError(
+            f"plan {job.label} runs out of memory: stage {peak.stage} needs {render(peak.total, 'B')} on each device "
+            f"({render(peak.parameters, 'B')} of parameters, gradients and optimizer, {render(peak.activations, 'B')} "
+            f"of activations), {render(usable, 'B')} of {render(int(model.memory.value), 'B')} are usable: "
+            f"{render(peak.total - usable, 'B')} too much; raise `tensor` or `pipeline`, lower `micro_batch`"
+            + ("" if job.recompute == "full" else ", or set `recompute: full`")
+        )
+    return peak.total
+
+
+def _bubble(lowering: Lowering, result: Result) -> float:
+    raise NotImplementedError
