@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from engines.megatron.plan import Job
     from harness.api import EmulationContext
 
+STREAM = "main"
+"""The queue on which a rank does all but its messages to neighbours."""
+
 
 @dataclass
 class _Stage:
@@ -65,9 +68,7 @@ class Lowering:
             self.mesh.block(pp=number),
             first,
             last,
-            schedule(
-                self.job.schedule, stage=number, stages=self.job.pipeline, micro_batches=self.job.micro_batches
-            ),
+            schedule(self.job.schedule, stage=number, stages=self.job.pipeline, micro_batches=self.job.micro_batches),
             self.operators.forward(first=first, last=last),
             self.operators.backward(first=first, last=last),
         )
@@ -98,9 +99,7 @@ class Lowering:
                 nbytes = self.operators.activation
                 after = [self.program.transfer(source.block, stage.block, nbytes, after=[sent, *after], name=name)]
             parts = stage.forward if step.kind == "forward" else stage.backward
-            stage.newest = self.program.chain(
-                stage.block, parts, after=after, name=f"{step.kind} {step.micro_batch}"
-            )
+            stage.newest = self.program.chain(stage.block, parts, after=after, name=f"{step.kind} {step.micro_batch}")
             stage.items[step] = stage.newest
             stage.done += 1
             moved = True
@@ -130,8 +129,8 @@ def _mesh(job: Job, profile: Profile) -> Mesh:
     there = layout.devices(profile) or layout.processors(profile)
     if len(there) < job.ranks:
         raise PlanError(
-            f"plan {job.label} needs {job.ranks:,} devices; profile {profile.name!r} has {len(there):,}: lower `tensor`, "
-            "`pipeline` or `data`, or name a larger profile with --on emulated:PROFILE"
+            f"plan {job.label} needs {job.ranks:,} devices; profile {profile.name!r} has {len(there):,}: lower "
+            "`tensor`, `pipeline` or `data`, or name a larger profile with --on emulated:PROFILE"
         )
     return Mesh.over(profile, {"pp": job.pipeline, "dp": job.data, "tp": job.tensor})
 
@@ -151,7 +150,7 @@ def predict(job: Job, context: EmulationContext) -> Iterator[Measurement]:
     for name, work in figures.rates(job, profile):
         yield Measurement(name, work / result.seconds, labels, (work / high, work / low))
     if job.pipeline > 1:
-        yield Measurement("bubble_fraction", _bubble(lowering, result), labels)
+        yield Measurement("bubble_fraction", _bubble(job, result), labels)
 
 
 def _checked_memory(job: Job, profile: Profile) -> int:
@@ -169,5 +168,7 @@ def _checked_memory(job: Job, profile: Profile) -> int:
     return peak.total
 
 
-def _bubble(lowering: Lowering, result: Result) -> float:
-    raise NotImplementedError
+def _bubble(job: Job, result: Result) -> float:
+    """Share of the step in which a rank does no pass, sum or update, averaged over ranks."""
+    busy = sum(piece.duration * result.fold[piece.process] for piece in result.slices if piece.thread == STREAM)
+    return 1 - busy / (job.ranks * result.seconds)

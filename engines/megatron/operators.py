@@ -14,7 +14,7 @@ softmax              softmax            2 N a/t s e                            3
 heads apart          layout             2 N 3h/t e                             twice that: gathered, then put back
 heads together       layout             2 N h/t e                              the same
 GELU                 activation         2 N 4h/t e                             3 N 4h/t e
-residual             elementwise        3 N h e                                3 N h e (`accumulate`: two gradients meet)
+residual             elementwise        3 N h e                                3 N h e (`accumulate`: gradients meet)
 every parameter                                                                12 bytes (`accumulate`: its gradient)
 ===================  =================  =====================================  =========================================
 
@@ -64,7 +64,7 @@ class Operators:
         parts = [*self._embedding()] if first else []
         for _ in range(self.job.stage_layers):
             parts += self._layer()
-        return parts + [*self._head()] if last else parts
+        return [*parts, *self._head()] if last else parts
 
     def backward(self, *, first: bool, last: bool) -> list[Part]:
         """One micro-batch backward through a stage, with what is recomputed."""
@@ -73,7 +73,7 @@ class Operators:
             if self.job.recompute == "full":
                 parts += self._layer()
             parts += self._layer_backward()
-        return parts + [*self._embedding_backward()] if first else parts
+        return [*parts, *self._embedding_backward()] if first else parts
 
     def clear(self, *, first: bool, last: bool) -> Part:
         """Gradients set to zero."""

@@ -21,7 +21,7 @@ from engines.megatron.data_parallel import FlatParameters
 from engines.megatron.model import Stage
 from engines.megatron.parallel_state import join
 from engines.megatron.pipeline import DTYPES, Pipeline
-from harness.api import Measurement
+from harness.api import Measurement, retain_freed_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,6 +90,8 @@ def run(job: Job, context: RunContext) -> Iterator[Measurement]:
     Raises:
         HarnessError: the plan computes another loss or other gradients than one process does.
     """
+    # A step allocates what the last one freed; faulting it in anew would time the kernel.
+    retain_freed_memory()
     torch.set_num_threads(1)
     device = _device(context.rank)
     context.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -119,7 +121,7 @@ def _device(rank: int) -> torch.device:
 
 
 def _time_steps(trainer: Trainer, context: RunContext) -> tuple[list[float], list[float]]:
-    """Seconds of each timed step on its slowest rank, and the share of it that ranks waited for neighbours or the end."""
+    """Seconds of each timed step on its slowest rank, and the share of it that ranks waited for one another."""
     times: list[float] = []
     busy: list[float] = []
     repeat = context.repeat
