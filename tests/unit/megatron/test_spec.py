@@ -121,5 +121,6 @@ def test_too_few_devices_are_refused_with_their_number():
 
 
 def test_a_stage_that_does_not_fit_is_refused_with_what_it_lacks():
-    with pytest.raises(PlanError, match=r"stage 0 needs 401.7 GiB on each device .*331.7 GiB too much; raise `tensor` or `pipeline`"):
+    needs = r"stage 0 needs 401.7 GiB on each device .*331.7 GiB too much; raise `tensor` or `pipeline`"
+    with pytest.raises(PlanError, match=needs):
         predicted("a100x8-hdr", model="gpt3-175b", tensor=8, dtype="bf16")
