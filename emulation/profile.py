@@ -31,6 +31,7 @@ from emulation.figures import (
     FractionFigure,
     Grade,
     RateFigure,
+    SizeFigure,
     corrected,
     weakest,
 )
@@ -78,6 +79,36 @@ class Throughput(Strict):
         return corrected(self.peak.grade, self.efficiency.grade_at(flops)) if self.efficiency else self.peak.grade
 
 
+class OperatorEfficiency(Strict):
+    """What one family of operators gets of a device's peaks, where that is known better than the overall curves.
+
+    A product of shape (m, n, k) gets `arithmetic / ((1 + rows / m) (1 + columns / min(n, k)))` of the peak of its
+    dtype: `rows` and `columns` are half-performance lengths (Hockney and Jesshope, Parallel Computers, 1981), the sizes
+    at which half of the rate is reached.
+    """
+
+    arithmetic: FractionFigure | None = None
+    """Part of the dtype's peak that a large operator reaches; absent: the curve of the dtype."""
+    rows: SizeFigure | None = None
+    columns: SizeFigure | None = None
+    memory: FractionFigure | None = None
+    """Part of the peak memory bandwidth; absent: its curve by size."""
+
+    def part(self, shape: tuple[int, ...]) -> float:
+        """Part of the peak work rate for a kernel of this shape; of a large one, where the shape is not known."""
+        found = self.arithmetic.value if self.arithmetic else 1.0
+        if len(shape) == 3:
+            m, n, k = shape
+            found /= 1 + (self.rows.value if self.rows else 0.0) / m
+            found /= 1 + (self.columns.value if self.columns else 0.0) / min(n, k)
+        return found
+
+    def arithmetic_grade(self, peak: Grade) -> Grade:
+        """Grade of a peak work rate times `part`."""
+        figures = [figure.grade for figure in (self.arithmetic, self.rows, self.columns) if figure]
+        return corrected(peak, weakest(figures)) if figures else peak
+
+
 class DeviceModel(Strict):
     """A kind of processor: what it computes, and the memory it computes from."""
 
@@ -88,6 +119,8 @@ class DeviceModel(Strict):
     """Peak by dtype (`fp32`, `fp16`, `bf16`, ...)."""
     launch: DurationFigure
     """Fixed time before a kernel starts."""
+    operators: dict[str, OperatorEfficiency] = Field(default_factory=dict)
+    """By family of operator (`matmul`, `attention`, `elementwise`, ...); others take the overall curves."""
 
 
 class DeviceGroup(Strict):
@@ -337,6 +370,19 @@ class CollectiveTable(Figure):
         return self
 
 
+class Framework(Strict):
+    """What a training framework costs on the host's processor, which runs ahead of the device."""
+
+    call: DurationFigure
+    """Launching one kernel. The host launches while the device computes: a pass takes as long as the slower of them."""
+    wide_call: DurationFigure
+    """More, per collective of a group that has all accelerators of a host."""
+    micro_batch: DurationFigure
+    """Per micro-batch and stage, in which nothing else happens."""
+    step: DurationFigure
+    """Per training step, in which nothing else happens."""
+
+
 @dataclass(frozen=True)
 class Capabilities:
     """What an experiment may ask of a cluster."""
@@ -368,6 +414,8 @@ class Profile(Strict):
     """Measured times; where one fits the group it is used instead of `collectives`."""
     residuals: list[FamilyResiduals] = Field(default_factory=list)
     """What families of models were off by where that was measured; absent: the band of the grade."""
+    framework: Framework | None = None
+    """Absent: training costs the host nothing."""
     fragmentation: FractionFigure
     """Part of a device's memory the allocator cannot use."""
 
