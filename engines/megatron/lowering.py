@@ -10,13 +10,16 @@ after bucket, and Adam runs.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from emulation import layout
 from emulation.program import Mesh, Part, Program
 from emulation.units import render
+from emulation.workloads import training
+from emulation.workloads.schedule import schedule
+from emulation.workloads.transformer import Decoder
 from engines.megatron import figures, memory
 from engines.megatron.operators import FLOAT, Operators
-from engines.megatron.schedule import Pass, schedule
 from harness.api import Measurement, PlanError
 
 if TYPE_CHECKING:
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from emulation.evaluate import Result
     from emulation.profile import Profile
     from emulation.program import Block
+    from emulation.workloads.schedule import Name, Pass
+    from emulation.workloads.transformer import Recompute
     from engines.megatron.plan import Job
     from harness.api import EmulationContext
 
@@ -50,28 +55,20 @@ class _Stage:
 
 
 class Lowering:
-    """Builds the program of one step.
-
-    Raises:
-        PlanError: the cluster has fewer devices than the plan has ranks.
-    """
+    """Builds the program of one step on processes, operator by operator as eager PyTorch runs them."""
 
     def __init__(self, job: Job, profile: Profile) -> None:
         self.job, self.operators = job, Operators(job)
-        self.mesh = _mesh(job, profile)
+        self.mesh = Mesh.over(profile, {"pp": job.pipeline, "dp": job.data, "tp": job.tensor})
         self.program = Program(self.mesh, name=job.label)
         self._stages = [self._stage(number) for number in range(job.pipeline)]
 
     def _stage(self, number: int) -> _Stage:
         first, last = number == 0, number == self.job.pipeline - 1
-        return _Stage(
-            self.mesh.block(pp=number),
-            first,
-            last,
-            schedule(self.job.schedule, stage=number, stages=self.job.pipeline, micro_batches=self.job.micro_batches),
-            self.operators.forward(first=first, last=last),
-            self.operators.backward(first=first, last=last),
-        )
+        passes = schedule(cast("Name", self.job.schedule), self.job.pipeline, self.job.micro_batches)[number]
+        forward = self.operators.forward(first=first, last=last)
+        backward = self.operators.backward(first=first, last=last)
+        return _Stage(self.mesh.block(pp=number), first, last, passes, forward, backward)
 
     def step(self) -> Program:
         """The whole step."""
@@ -95,11 +92,13 @@ class Lowering:
             after = [stage.newest]
             if source is not None:
                 sent = source.items[step]
-                name = f"{'activations' if step.kind == 'forward' else 'gradients'} {step.micro_batch}"
+                name = f"{'activations' if step.direction == 'forward' else 'gradients'} {step.micro_batch}"
                 nbytes = self.operators.activation
                 after = [self.program.transfer(source.block, stage.block, nbytes, after=[sent, *after], name=name)]
-            parts = stage.forward if step.kind == "forward" else stage.backward
-            stage.newest = self.program.chain(stage.block, parts, after=after, name=f"{step.kind} {step.micro_batch}")
+            parts = stage.forward if step.direction == "forward" else stage.backward
+            stage.newest = self.program.chain(
+                stage.block, parts, after=after, name=f"{step.direction} {step.micro_batch}"
+            )
             stage.items[step] = stage.newest
             stage.done += 1
             moved = True
@@ -107,7 +106,7 @@ class Lowering:
 
     def _source(self, number: int, step: Pass) -> _Stage | None:
         """The stage whose message a pass waits for."""
-        neighbour = number - 1 if step.kind == "forward" else number + 1
+        neighbour = number - 1 if step.direction == "forward" else number + 1
         return self._stages[neighbour] if 0 <= neighbour < self.job.pipeline else None
 
     def _finish(self, stage: _Stage) -> None:
@@ -123,16 +122,35 @@ class Lowering:
         self.program.chain(stage.block, [update], after=[last], name=update.name)
 
 
-def _mesh(job: Job, profile: Profile) -> Mesh:
-    from emulation import layout
-
-    there = layout.devices(profile) or layout.processors(profile)
-    if len(there) < job.ranks:
+def _check_devices(job: Job, profile: Profile) -> None:
+    there = len(layout.devices(profile) or layout.processors(profile))
+    if there < job.ranks:
         raise PlanError(
-            f"plan {job.label} needs {job.ranks:,} devices; profile {profile.name!r} has {len(there):,}: lower "
-            "`tensor`, `pipeline` or `data`, or name a larger profile with --on emulated:PROFILE"
+            f"plan {job.label} needs {job.ranks:,} devices; profile {profile.name!r} has {there:,}: lower `tensor`, "
+            "`pipeline` or `data`, or name a larger profile with --on emulated:PROFILE"
         )
-    return Mesh.over(profile, {"pp": job.pipeline, "dp": job.data, "tp": job.tensor})
+
+
+def program(job: Job, profile: Profile) -> Program:
+    """One step on the devices of a cluster.
+
+    On accelerators it is the step of Megatron-LM with its fused kernels, as fitted to published iteration times
+    (`emulation.workloads.training`); on processors what `model` runs there, operator by operator.
+    """
+    if figures.device_model(profile).kind == "cpu":
+        return Lowering(job, profile).step()
+    shape, recompute = job.shape, cast("Recompute", job.recompute)
+    decoder = Decoder(shape.hidden, shape.layers, shape.heads, shape.sequence, shape.vocabulary)
+    degrees = {"tensor": job.tensor, "pipeline": job.pipeline, "data": job.data}
+    plan = training.Plan(
+        **degrees,
+        batch=job.global_batch,
+        micro_batch=job.micro_batch,
+        recompute=recompute,
+        schedule=cast("Name", job.schedule),
+        dtype=job.dtype,
+    )
+    return training.training_step(decoder, plan, profile)
 
 
 def predict(job: Job, context: EmulationContext) -> Iterator[Measurement]:
@@ -142,9 +160,9 @@ def predict(job: Job, context: EmulationContext) -> Iterator[Measurement]:
         PlanError: too few devices, or a stage does not fit its device's memory.
     """
     profile, labels = context.profile, {"plan": job.label}
-    lowering = Lowering(job, profile)
+    _check_devices(job, profile)
     yield Measurement("peak_memory", _checked_memory(job, profile), labels)
-    result = context.simulate(lowering.step(), name=job.label)
+    result = context.simulate(program(job, profile), name=job.label)
     low, high = result.band(result.seconds)
     yield Measurement("step_time", result.seconds, labels, (low, high))
     for name, work in figures.rates(job, profile):

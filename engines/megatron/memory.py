@@ -9,10 +9,15 @@ with full recomputation its input alone, N h, and one layer at a time the rest.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
+from emulation.workloads.schedule import most_kept, schedule
 from engines.megatron.operators import FLOAT, Operators
-from engines.megatron.plan import BYTES, Job
-from engines.megatron.schedule import held
+from engines.megatron.plan import BYTES
+
+if TYPE_CHECKING:
+    from emulation.workloads.schedule import Name
+    from engines.megatron.plan import Job
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ def stages(job: Job) -> list[StageMemory]:
 def _stage(job: Job, number: int) -> StageMemory:
     first, last = number == 0, number == job.pipeline - 1
     each = 4 * FLOAT + (0 if job.dtype == "fp32" else BYTES[job.dtype])
-    kept = held(job.schedule, stage=number, stages=job.pipeline, micro_batches=job.micro_batches)
+    kept = most_kept(schedule(cast("Name", job.schedule), job.pipeline, job.micro_batches)[number])
     # The loss's own numbers live from the head's forward pass to its backward pass, which follows at once.
     at_once = kept * micro_batch(job, last=last) + moment(job, last=last)
     return StageMemory(number, each * Operators(job).parameters(first=first, last=last), at_once)

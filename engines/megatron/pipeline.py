@@ -8,18 +8,19 @@ mean over the global batch.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.distributed as dist
 
-from engines.megatron.schedule import schedule
+from emulation.workloads.schedule import schedule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
+    from emulation.workloads.schedule import Name
     from engines.megatron.model import Stage
     from engines.megatron.parallel_state import Channel, ParallelState
     from engines.megatron.plan import Job
@@ -32,9 +33,7 @@ class Pipeline:
 
     def __init__(self, job: Job, state: ParallelState, stage: Stage) -> None:
         self._job, self._state, self._stage = job, state, stage
-        self._passes = schedule(
-            job.schedule, stage=state.place.stage, stages=job.pipeline, micro_batches=job.micro_batches
-        )
+        self._passes = schedule(cast("Name", job.schedule), job.pipeline, job.micro_batches)[state.place.stage]
         self._dtype = DTYPES[job.dtype]
         self._shape = (job.micro_batch, job.shape.sequence, job.shape.hidden)
         self._under_way: list[tuple[Any, Tensor]] = []
@@ -55,8 +54,9 @@ class Pipeline:
         inputs: dict[int, Tensor] = {}
         outputs: dict[int, Tensor] = {}
         losses: list[Tensor] = []
-        for kind, n in self._passes:
-            if kind == "forward":
+        for step in self._passes:
+            n = step.micro_batch
+            if step.direction == "forward":
                 inputs[n] = tokens[n] if self._state.from_previous is None else self._receive(self._state.from_previous)
                 outputs[n] = self._forward(inputs[n], targets[n])
                 if self._state.to_next is None:

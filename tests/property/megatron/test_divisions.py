@@ -11,7 +11,6 @@ from emulation.evaluate import simulate
 from engines.megatron.lowering import Lowering
 from engines.megatron.memory import stages
 from engines.megatron.plan import Job
-from engines.megatron.schedule import schedule
 from engines.megatron.spec import Spec
 from harness.hardware import load_profile
 
@@ -82,12 +81,3 @@ def test_every_value_that_is_proposed_would_pass(given):
         for value in map(int, re.findall(r"\d+", values)):
             again = Spec(model="custom", **{**given, name: value})
             assert problem.what not in [other.what for other in again.check()]
-
-
-@given(st.sampled_from(["1f1b", "gpipe"]), st.integers(1, 8), st.integers(1, 12))
-def test_a_schedule_does_every_pass_once_and_backward_after_forward(kind, stages, micro_batches):
-    for stage in range(stages):
-        passes = schedule(kind, stage=stage, stages=stages, micro_batches=micro_batches)
-        assert len(passes) == len(set(passes)) == 2 * micro_batches
-        place = {step: number for number, step in enumerate(passes)}
-        assert all(place["forward", n] < place["backward", n] for n in range(micro_batches))
