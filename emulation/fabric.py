@@ -4,8 +4,11 @@ Two fabrics answer the same questions. `Woven` follows a shape (`emulation.topol
 has the links a profile lists and finds the shortest ways between its switches (Dijkstra, once per switch). Ports do
 not forward, and neither do hosts: a way between two hosts passes through no third.
 
-Equal ways are chosen among by equal-cost multi-path hashing: the choice is a function of seed, ends and flow label
-alone, taken from BLAKE2b, so that one flow keeps its way and another cluster size or run order changes nobody's.
+Equal ways of a `Woven` fabric are chosen by destination (the port's number modulo the ways at each fork: d-mod-k, as
+InfiniBand's subnet managers route fat trees; Zahavi: Fat-tree routing and node ordering providing contention free
+traffic for MPI global collectives, JPDC 2012), or, as always in an `Explicit` one, by equal-cost multi-path hashing:
+the choice is a function of seed, ends and flow label alone, taken from BLAKE2b, so that one flow keeps its way and
+another cluster size or run order changes nobody's.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from itertools import pairwise, product
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from emulation import layout
@@ -71,6 +74,18 @@ class Flow:
         return choice
 
 
+class Digits:
+    """The choices that a port's number makes for all that is sent to it."""
+
+    def __init__(self, place: int) -> None:
+        self._left = place
+
+    def __call__(self, ways: int) -> int:
+        """The number of the way to take, of `ways` equal ones."""
+        self._left, choice = divmod(self._left, ways)
+        return choice
+
+
 class Pattern(NamedTuple):
     """Every source sends `flows` to every target of another host; no host has two of either."""
 
@@ -89,7 +104,6 @@ class Woven:
 
     def __init__(self, profile: Profile, topology: FabricTopology) -> None:
         self.shape = shape_of(profile, topology)
-        self._link, self._trunk = topology.link, topology.trunk or topology.link
         self.ports: list[str] = []
         self._place: dict[str, int] = {}
         self._switch: list[int] = []
@@ -98,11 +112,13 @@ class Woven:
                 place = self._place[name] = len(self.ports)
                 self.ports.append(name)
                 self._switch.append(self.shape.attached(host, port, place))
-        self._lanes = self._trunk.lanes * self.shape.bundle
-        access = directed("", "", self._link, self._link.kind, self._link.lanes)
-        self.least = 2 * access.seconds
+        link, trunk = topology.link, topology.trunk or topology.link
+        self._access = directed("", "", link, link.kind, link.lanes)
+        self._trunk = directed("", "", trunk, trunk.kind, trunk.lanes * self.shape.bundle)
+        self._tiers = tuple(self.shape.tiers)
+        self._by_destination = topology.routing == "by-destination"
+        self.least = 2 * self._access.seconds
         """How long the probe takes at least between two ports."""
-        self._trunk_seconds = directed("", "", self._trunk, self._trunk.kind, self._lanes).seconds
 
     def __len__(self) -> int:
         return 2 * (len(self.ports) + self.shape.trunks)
@@ -112,17 +128,17 @@ class Woven:
         wire, back = divmod(number, 2)
         if wire < len(self.ports):
             ends = (self.ports[wire], self.switch_name(self._switch[wire]))
-            link, lanes = self._link, self._link.lanes
+            link = self._access
         else:
             low, high = self.shape.trunk(wire - len(self.ports))
             ends = (self.switch_name(low), self.switch_name(high))
-            link, lanes = self._trunk, self._lanes
+            link = self._trunk
         left, right = reversed(ends) if back else ends
-        return directed(left, right, link, link.kind, lanes)
+        return DirectedLink(f"{left}>{right}", *link[1:])
 
     def switch_name(self, switch: int) -> str:
         """`fabric/leaf3`."""
-        tier = next(tier for tier in reversed(self.shape.tiers) if switch >= tier.first)
+        tier = next(tier for tier in reversed(self._tiers) if switch >= tier.first)
         return f"fabric/{tier.name}{switch - tier.first}"
 
     def switch_of(self, port: str) -> int:
@@ -145,20 +161,27 @@ class Woven:
         if switch is None:
             return []
         hosts = [port for port, one in zip(self.ports, self._switch, strict=True) if one == switch]
-        every = (number for tier in self.shape.tiers for number in range(tier.first, tier.first + tier.switches))
+        every = (number for tier in self._tiers for number in range(tier.first, tier.first + tier.switches))
         return hosts + [self.switch_name(one) for one in every if self.shape.joining(switch, one) is not None]
 
     def hangs(self, port: str) -> bool:
         """Whether a member of a host is a port of this fabric."""
         return port in self._place
 
+    def ports_of(self, host: str, members: Sequence[str]) -> dict[str, object]:
+        """Those members of a host that are ports, with what they hang on."""
+        found = ((member, self._place.get(f"{host}/{member}")) for member in members)
+        return {member: self._switch[place] for member, place in found if place is not None}
+
     def seconds(self, src: str, dst: str) -> float:
         """How long the probe takes from port to port."""
         hops = self.shape.hops(self.switch_of(src), self.switch_of(dst))
-        return self.least + hops * self._trunk_seconds
+        return self.least + hops * self._trunk.seconds
 
     def way(self, src: str, dst: str, pick: Pick) -> list[int]:
         """The links from port to port."""
+        if self._by_destination:
+            pick = Digits(self._place[dst])
         switches = self.shape.way(self.switch_of(src), self.switch_of(dst), pick)
         trunks = [self._between(one, other) for one, other in pairwise(switches)]
         return [2 * self._place[src], *[n for n in trunks if n is not None], 2 * self._place[dst] + 1]
@@ -193,7 +216,7 @@ class Woven:
 
     def _number(self, name: str) -> int | None:
         head, _, short = name.partition("/")
-        for tier in self.shape.tiers:
+        for tier in self._tiers:
             place = short.removeprefix(tier.name)
             if head == "fabric" and place != short and place.isdecimal() and int(place) < tier.switches:
                 return tier.first + int(place)
@@ -243,6 +266,15 @@ class Explicit:
         """Whether a member of a host is a port of this fabric."""
         return port in self._next
 
+    def ports_of(self, host: str, members: Sequence[str]) -> dict[str, object]:
+        """Those members of a host that are ports, with what they hang on; joined to other ports, nobody is like it."""
+        found = ((member, self._next.get(f"{host}/{member}")) for member in members)
+        return {
+            member: tuple(ends) if all(end.startswith("fabric/") for end in ends) else host
+            for member, ends in found
+            if ends is not None
+        }
+
     def seconds(self, src: str, dst: str) -> float:
         """How long the probe takes from port to port; infinite where nothing joins them."""
         return self._best(src, dst)[0]
@@ -263,25 +295,50 @@ class Explicit:
     def spread(self, patterns: Sequence[Pattern]) -> dict[int, float]:
         """Flows on each link, those of a pair of ports spread evenly over its equal ways."""
         flows: dict[int, float] = {}
-        # Between ports that hang on the same switches the ways are the same but for their own links.
-        alike: dict[tuple[str, ...], list[tuple[str, str, float]]] = {}
+        between: dict[tuple[str, str], float] = {}
         for sources, targets, amount in patterns:
-            for src, dst in product(sources, targets):
-                if src.partition("/")[0] != dst.partition("/")[0]:
-                    key = (src, dst) if (src, dst) in self._direct else ("", *self._next[src], "", *self._next[dst])
-                    alike.setdefault(key, []).append((src, dst, amount))
-        for pairs in alike.values():
-            self._spread(pairs, flows)
+            # Between ports that hang on the same switches the ways are the same but for their own links.
+            for senders in self._alike(sources):
+                for receivers in self._alike(targets):
+                    self._send(senders, receivers, amount, flows, between)
+        for (first, last), amount in between.items():
+            self._divide(first, last, amount, flows)
         return flows
 
-    def _spread(self, pairs: list[tuple[str, str, float]], flows: dict[int, float]) -> None:
-        _, first, last = self._best(*pairs[0][:2])
-        for src, dst, amount in pairs:
-            for hop in ((src, first), (last, dst)) if first else ((src, dst),):
-                add(flows, self._direct[hop], amount)
-        parts = {last: sum(amount for _, _, amount in pairs)}
+    def _alike(self, ports: Sequence[str]) -> list[list[str]]:
+        classes: dict[object, list[str]] = {}
+        for port in ports:
+            switches = tuple(self._next[port])
+            key = switches if all(name.startswith("fabric/") for name in switches) else port
+            classes.setdefault(key, []).append(port)
+        return list(classes.values())
+
+    def _send(
+        self,
+        senders: list[str],
+        receivers: list[str],
+        amount: float,
+        flows: dict[int, float],
+        between: dict[Any, float],
+    ) -> None:
+        heads = [{port.partition("/")[0] for port in side} for side in (senders, receivers)]
+        count = len(senders) * len(receivers) - len(heads[0] & heads[1])
+        if not count:
+            return
+        _, first, last = self._best(senders[0], receivers[-1])
+        if not first:
+            add(flows, self._direct[senders[0], receivers[-1]], amount * count)
+            return
+        between[first, last] = between.get((first, last), 0.0) + amount * count
+        for port in senders:
+            add(flows, self._direct[port, first], amount * (len(receivers) - (port.partition("/")[0] in heads[1])))
+        for port in receivers:
+            add(flows, self._direct[last, port], amount * (len(senders) - (port.partition("/")[0] in heads[0])))
+
+    def _divide(self, first: str, last: str, amount: float, flows: dict[int, float]) -> None:
+        """Divide flows between two switches at every fork, from the far end back."""
+        parts = {last: amount}
         before, distance = self._from(first) if first != last else ({}, {})
-        # From the far end back: a switch is done when all that comes over it is known.
         for switch in sorted(distance, key=lambda name: -distance[name]):
             for name in before[switch] if switch in parts else ():
                 share = parts[switch] / len(before[switch])

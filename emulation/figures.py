@@ -84,6 +84,12 @@ class FractionFigure(Figure):
     value: Fraction = Field(gt=0, le=1)
 
 
+class FactorFigure(Figure):
+    """How many times longer something takes."""
+
+    value: float = Field(ge=1, le=1000)
+
+
 class SizeFigure(Figure):
     """A number of rows or columns."""
 

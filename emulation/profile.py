@@ -16,15 +16,16 @@ import hashlib
 import json
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from emulation import layout
 from emulation.figures import (
     BytesCurve,
     BytesFigure,
     DurationFigure,
+    FactorFigure,
     Figure,
     FlopRateFigure,
     FlopsCurve,
@@ -55,47 +56,50 @@ class Bandwidth(Strict):
     peak: RateFigure
     efficiency: BytesCurve | None = None
 
-    def rate(self, nbytes: float) -> float:
-        """Bytes per second for a transfer of `nbytes`."""
-        return self.peak.value * (self.efficiency.value_at(nbytes) if self.efficiency else 1.0)
+    def rate(self, nbytes: float, curve: BytesCurve | None = None) -> float:
+        """Bytes per second for a transfer of `nbytes`; `curve` takes the place of the efficiency."""
+        curve = curve or self.efficiency
+        return self.peak.value * (curve.value_at(nbytes) if curve else 1.0)
 
-    def grade_at(self, nbytes: float) -> Grade:
+    def grade_at(self, nbytes: float, curve: BytesCurve | None = None) -> Grade:
         """Grade of `rate(nbytes)`."""
-        return corrected(self.peak.grade, self.efficiency.grade_at(nbytes)) if self.efficiency else self.peak.grade
+        curve = curve or self.efficiency
+        return corrected(self.peak.grade, curve.grade_at(nbytes)) if curve else self.peak.grade
 
 
-class Throughput(Strict):
-    """A peak work rate and how much of it one gets, by the work of one kernel."""
-
-    peak: FlopRateFigure
-    efficiency: FlopsCurve | None = None
-
-    def rate(self, flops: float) -> float:
-        """FLOP per second for a kernel of `flops`."""
-        return self.peak.value * (self.efficiency.value_at(flops) if self.efficiency else 1.0)
-
-    def grade_at(self, flops: float) -> Grade:
-        """Grade of `rate(flops)`."""
-        return corrected(self.peak.grade, self.efficiency.grade_at(flops)) if self.efficiency else self.peak.grade
-
-
-class OperatorEfficiency(Strict):
-    """What one family of operators gets of a device's peaks, where that is known better than the overall curves.
+class FamilyEfficiency(Strict):
+    """What kernels of one family of operators (`matmul`, `normalization`, ...) get; absent figures are the device's.
 
     A product of shape (m, n, k) gets `arithmetic / ((1 + rows / m) (1 + columns / min(n, k)))` of the peak of its
     dtype: `rows` and `columns` are half-performance lengths (Hockney and Jesshope, Parallel Computers, 1981), the sizes
-    at which half of the rate is reached.
+    at which half of the rate is reached. Where no `arithmetic` is given, `flops` says it by the work alone.
     """
 
+    flops: FlopsCurve | None = None
+    """Of the peak rate of arithmetic, by work."""
     arithmetic: FractionFigure | None = None
-    """Part of the dtype's peak that a large operator reaches; absent: the curve of the dtype."""
+    """Of the peak rate of arithmetic, for a large operator of any shape."""
     rows: SizeFigure | None = None
     columns: SizeFigure | None = None
+    bytes: BytesCurve | None = None
+    """Of the memory's peak bandwidth, by bytes."""
     memory: FractionFigure | None = None
-    """Part of the peak memory bandwidth; absent: its curve by size."""
+    """Of the memory's peak bandwidth, whatever the bytes."""
+    launch: DurationFigure | None = None
+    """Fixed time of one operator: the framework's dispatch as well as the device's launch."""
+    contention: FactorFigure | None = None
+    """How many times longer one takes when all cores of the host run the same."""
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> FamilyEfficiency:
+        if self.flops and self.arithmetic:
+            refuse(("arithmetic",), "give the part of the peak by work (`flops`) or by shape (`arithmetic`), not both")
+        if self.bytes and self.memory:
+            refuse(("memory",), "give the part of the bandwidth by bytes (`bytes`) or as one (`memory`), not both")
+        return self
 
     def part(self, shape: tuple[int, ...]) -> float:
-        """Part of the peak work rate for a kernel of this shape; of a large one, where the shape is not known."""
+        """`arithmetic` for a kernel of this shape; of a large one, where the shape is not known."""
         found = self.arithmetic.value if self.arithmetic else 1.0
         if len(shape) == 3:
             m, n, k = shape
@@ -103,10 +107,38 @@ class OperatorEfficiency(Strict):
             found /= 1 + (self.columns.value if self.columns else 0.0) / min(n, k)
         return found
 
-    def arithmetic_grade(self, peak: Grade) -> Grade:
-        """Grade of a peak work rate times `part`."""
-        figures = [figure.grade for figure in (self.arithmetic, self.rows, self.columns) if figure]
-        return corrected(peak, weakest(figures)) if figures else peak
+
+class Throughput(Strict):
+    """A peak work rate and how much of it one gets, by the work of one kernel, or by its family and shape."""
+
+    peak: FlopRateFigure
+    efficiency: FlopsCurve | None = None
+    families: dict[str, FamilyEfficiency] = Field(default_factory=dict)
+    """By family of operators; what has no figure of its own is read off `efficiency`."""
+
+    def rate(self, flops: float, family: str = "", shape: tuple[int, ...] = ()) -> float:
+        """FLOP per second for a kernel of `flops`."""
+        own = self.family(family)
+        if own and own.arithmetic:
+            return self.peak.value * own.part(shape)
+        curve = self._curve(own)
+        return self.peak.value * (curve.value_at(flops) if curve else 1.0)
+
+    def grade_at(self, flops: float, family: str = "") -> Grade:
+        """Grade of `rate(flops)`."""
+        own = self.family(family)
+        if own and own.arithmetic:
+            grades = [figure.grade for figure in (own.arithmetic, own.rows, own.columns) if figure]
+            return corrected(self.peak.grade, weakest(grades))
+        curve = self._curve(own)
+        return corrected(self.peak.grade, curve.grade_at(flops)) if curve else self.peak.grade
+
+    def family(self, name: str) -> FamilyEfficiency | None:
+        """The figures of a family; a backward pass without its own has those of its forward pass."""
+        return self.families.get(name) or self.families.get(name.removesuffix("-backward"))
+
+    def _curve(self, own: FamilyEfficiency | None) -> FlopsCurve | None:
+        return own.flops if own and own.flops else self.efficiency
 
 
 class DeviceModel(Strict):
@@ -119,8 +151,6 @@ class DeviceModel(Strict):
     """Peak by dtype (`fp32`, `fp16`, `bf16`, ...)."""
     launch: DurationFigure
     """Fixed time before a kernel starts."""
-    operators: dict[str, OperatorEfficiency] = Field(default_factory=dict)
-    """By family of operator (`matmul`, `attention`, `elementwise`, ...); others take the overall curves."""
 
 
 class DeviceGroup(Strict):
@@ -290,6 +320,8 @@ class FabricTopology(Strict):
     """Of a fat tree: leaves and spines, or pods of them under cores."""
     pod_leaves: int | None = Field(default=None, ge=1, le=4096)
     """Leaves of a pod."""
+    routing: Literal["hashed", "by-destination"] = "hashed"
+    """Which of equal ways is taken: by a hash of seed, ends and label (ECMP), or by the number of the target's port."""
     shape: list[Annotated[int, Field(ge=2, le=65536)]] | None = Field(default=None, min_length=1, max_length=3)
     """Of a torus: routers in each dimension."""
 
@@ -370,6 +402,42 @@ class CollectiveTable(Figure):
         return self
 
 
+class CollectivePrior(Strict):
+    """Options by the constants of a library's own tuner, in place of a list (`emulation.cost.nccl_tuner`)."""
+
+    prior: Literal["nccl"]
+    generation: Literal["volta", "ampere", "hopper", "blackwell"]
+    """Of the GPUs; from hopper on, NVLink switches add (NVLS)."""
+    source: str = "nccl"
+
+
+def _written_out(value: Any) -> Any:
+    """A prior as the list of options it stands for."""
+    if not isinstance(value, dict):
+        return value
+    from emulation.cost.nccl_tuner import options
+
+    try:
+        prior = CollectivePrior.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        refuse(first["loc"], first["msg"])
+    return options(prior.generation, prior.source)
+
+
+class Calibration(Strict):
+    """Where a measured profile comes from: the file of raw samples beside it."""
+
+    digest: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """SHA-256 of that file."""
+    date: str
+    """When it began, ISO 8601, UTC."""
+    machine: str
+    """What was measured: processor, cores, system."""
+    file: str
+    """Name of the file of raw samples, in the profile's folder."""
+
+
 class Framework(Strict):
     """What a training framework costs on the host's processor, which runs ahead of the device."""
 
@@ -401,7 +469,8 @@ class Profile(Strict):
     """A cluster. Equal digests mean equal emulated results."""
 
     schema_: Literal[1] = Field(alias="schema")
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,60}$")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,60}(@[1-9]\d{0,4})?$")
+    """As its file; `@128` follows where 128 hosts were asked for."""
     description: str = ""
     sources: dict[str, str] = Field(min_length=1)
     """Short key -> what it is: title, edition, section; figures name the key."""
@@ -409,7 +478,11 @@ class Profile(Strict):
     hosts: list[Host] = Field(min_length=1)
     fabric: Fabric = Field(default_factory=Fabric)
     routes: list[PinnedRoute] = Field(default_factory=list)
-    collectives: list[CollectiveOption] = Field(default_factory=list)
+    collectives: Annotated[
+        list[CollectiveOption],
+        BeforeValidator(_written_out, json_schema_input_type=list[CollectiveOption] | CollectivePrior),
+    ] = Field(default_factory=list)
+    """What the collective library can do: options, or `{prior: nccl, generation: ampere}`."""
     collective_tables: list[CollectiveTable] = Field(default_factory=list)
     """Measured times; where one fits the group it is used instead of `collectives`."""
     residuals: list[FamilyResiduals] = Field(default_factory=list)
@@ -418,6 +491,8 @@ class Profile(Strict):
     """Absent: training costs the host nothing."""
     fragmentation: FractionFigure
     """Part of a device's memory the allocator cannot use."""
+    calibration: Calibration | None = None
+    """Of a profile that `harness calibrate` wrote."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Profile:
@@ -435,7 +510,7 @@ class Profile(Strict):
     @property
     def digest(self) -> str:
         """SHA-256 over every field that can change a result, in canonical JSON."""
-        fields = self.model_dump(mode="json", by_alias=True, exclude={"description"})
+        fields = self.model_dump(mode="json", by_alias=True, exclude={"description", "calibration"})
         return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     @property

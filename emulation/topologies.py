@@ -45,9 +45,9 @@ NEEDS = {
 }
 MAY = {
     "flat": frozenset[str](),
-    "leaf-spine": frozenset({"trunk", "spines", "oversubscription", "rails"}),
-    "fat-tree": frozenset({"trunk", "spines", "oversubscription", "rails", "levels", "pod_leaves"}),
-    "torus": frozenset({"trunk"}),
+    "leaf-spine": frozenset({"trunk", "spines", "oversubscription", "rails", "routing"}),
+    "fat-tree": frozenset({"trunk", "spines", "oversubscription", "rails", "routing", "levels", "pod_leaves"}),
+    "torus": frozenset({"trunk", "routing"}),
 }
 
 

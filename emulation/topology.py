@@ -15,6 +15,7 @@ bandwidth.
 from __future__ import annotations
 
 import difflib
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -174,11 +175,26 @@ class Topology:
         self.links = Links(number + len(self.fabric), self._make)
         self._names = list(self.memory)
         self._exits: dict[tuple[int, str, int, str], list[Exit]] = {}
-        self._ports = [self._on_fabric(template) for template in self._templates]
+        self._ports: list[list[str]] = [[] for _ in self._templates]
+        self._class: dict[str, object] = {}
+        self._chosen: dict[tuple[object, ...], tuple[tuple[int, ...], Exit | None]] = {}
+        self._hang()
         self._routes: dict[tuple[str, str, str], Route] = {}
         self.known: dict[object, object] = {}
         """What cost models have worked out for groups of this cluster."""
         self._pinned = {(pin.source, pin.target): pin.via for pin in profile.routes}
+
+    def _hang(self) -> None:
+        """Note each group's ports, and for each host what its ports hang on."""
+        classes: dict[object, int] = {}
+        for index, template in enumerate(self._templates):
+            ports: dict[str, None] = {}
+            for number in range(template.group.count):
+                head = f"{template.group.name}{number}"
+                hung = self.fabric.ports_of(head, template.members)
+                ports.update(dict.fromkeys(hung))
+                self._class[head] = classes.setdefault(tuple(hung.items()), len(classes))
+            self._ports[index] = [member for member in template.members if member in ports]
 
     def _make(self, number: int) -> DirectedLink:
         if number < len(self._names):
@@ -187,13 +203,13 @@ class Topology:
             return DirectedLink(f"{name}/memory", "memory", peak.value, 0, peak.grade)
         if number >= self._fabric_start:
             return self.fabric.link(number - self._fabric_start)
-        start, index = next(one for one in reversed(self._starts) if number >= one[0])
+        start, index = self._starts[bisect_right(self._starts, (number, len(self._starts))) - 1]
         template = self._templates[index]
         host, local = divmod(number - start, len(template.links))
         link = template.links[local]
         left, right = link.name.split(">")
         here = f"{template.group.name}{host}"
-        return link._replace(name=f"{here}/{left}>{here}/{right}")
+        return DirectedLink(f"{here}/{left}>{here}/{right}", *link[1:])
 
     def host(self, device: str) -> Host:
         """The host a device is in.
@@ -342,11 +358,22 @@ class Topology:
         """The way inside a host, or out of it and into another."""
         (head, _, one), (other, _, two) = src.partition("/"), dst.partition("/")
         index, index_two = self._group(head, src), self._group(other, dst)
-        best, found = float("inf"), None
-        inner = self._templates[index].ways(one).get(two) if head == other else None
-        if inner is not None:
-            best = inner.seconds
-        for exit in self._ways_out(index, one, index_two, two):
+        # Hosts that hang on the same switches leave and enter alike.
+        key = (index, one, self._class[head], index_two, two, self._class[other], head == other)
+        found = self._chosen.get(key)
+        if found is None:
+            inner = self._templates[index].ways(one).get(two) if head == other else None
+            exit = self._best_exit(self._ways_out(index, one, index_two, two), head, other, inner)
+            if exit is None and inner is None:
+                text = f"no chain of links leads from {src!r} to {dst!r} except through accelerators or other hosts"
+                raise ValueError(text)
+            found = self._chosen[key] = (inner.links if inner else (), exit)
+        return found
+
+    def _best_exit(self, exits: Sequence[Exit], head: str, other: str, inner: Inner | None) -> Exit | None:
+        """The shortest way out and in, if it is shorter than the one inside."""
+        best, found = inner.seconds if inner else float("inf"), None
+        for exit in exits:
             if exit.seconds + self.fabric.least >= best:
                 break
             leaving, arriving = f"{head}/{exit.leaving}", f"{other}/{exit.arriving}"
@@ -355,11 +382,7 @@ class Topology:
             total = exit.seconds + self.fabric.seconds(leaving, arriving)
             if total < best:
                 best, found = total, exit
-        if found is None and inner is None:
-            raise ValueError(
-                f"no chain of links leads from {src!r} to {dst!r} except through accelerators or other hosts"
-            )
-        return (inner.links if inner else ()), found
+        return found
 
     def _at(self, device: str) -> tuple[str, int]:
         head = device.partition("/")[0]
@@ -389,11 +412,6 @@ class Topology:
                 key=lambda exit: exit.seconds,
             )
         return self._exits[key]
-
-    def _on_fabric(self, template: Template) -> list[str]:
-        """Members of a host group that any of its hosts has on the fabric."""
-        heads = [f"{template.group.name}{n}" for n in range(template.group.count)]
-        return [member for member in template.members if any(self.fabric.hangs(f"{h}/{member}") for h in heads)]
 
 
 def check_routes(profile: Profile) -> None:

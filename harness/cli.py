@@ -36,6 +36,7 @@ VERBS = {
     "import": "read nccl-tests logs, topologies of hosts and Chakra traces, by what they hold",
     "export": "write records as one CSV or Parquet table",
     "schema": "write the JSON Schemas that editors use",
+    "calibrate": "measure this machine and write its hardware profile",
     "doctor": "show what this machine can run, and how to get the rest",
     "reindex": "rebuild the index of records from the files",
     "clean": "delete run directories",
@@ -153,6 +154,18 @@ def _other_arguments(made: Mapping[str, argparse.ArgumentParser]) -> None:
     made["export"].add_argument("spec", nargs="?", default="", help="only records of the experiment of this name")
     made["export"].add_argument("--to", metavar="FILE", required=True, help="a .csv or .parquet file")
     made["schema"].add_argument("--check", action="store_true", help="only say whether the committed files are current")
+    made["calibrate"].add_argument("--to", metavar="FILE", default="", help="where the profile goes (a .yaml file)")
+    made["calibrate"].add_argument(
+        "--name", default="", help="name of the profile (default: that of the file, or this-machine)"
+    )
+    made["calibrate"].add_argument("--quick", action="store_true", help="fewer sizes and samples: under a minute")
+    made["calibrate"].add_argument(
+        "--only",
+        metavar="PROBE",
+        action="append",
+        default=[],
+        help="only these probes, as in memcpy,gloo; without enough of them for a profile only the samples are written",
+    )
     made["clean"].add_argument("names", nargs="*", metavar="NAME", help="experiments whose run directories go")
     made["clean"].add_argument("--all", action="store_true", help="every run directory")
     made["completion"].add_argument("shell", choices=("bash", "zsh", "fish"))

@@ -91,7 +91,15 @@ def load_yaml_model(path: Path, model: type[Model]) -> Model:
     Raises:
         SpecError: everything that is wrong with it, in the order of its lines.
     """
-    document = read(path)
+    return checked(read(path), model)
+
+
+def checked(document: Document, model: type[Model]) -> Model:
+    """A document as a pydantic model.
+
+    Raises:
+        SpecError: everything that is wrong with it, in the order of its lines.
+    """
     found = list(document.problems)
     value = None
     try:

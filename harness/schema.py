@@ -27,7 +27,7 @@ def files() -> dict[str, str]:
 
     schemas = {
         "experiment.schema.json": experiment_schema(),
-        "hardware.schema.json": _document(Profile, "A hardware profile: a cluster as data."),
+        "hardware.schema.json": _extending(_document(Profile, "A hardware profile: a cluster as data.")),
         "published.schema.json": _document(PaperFile, "Published figures of one paper, cell by cell."),
     }
     return {name: json.dumps(schema, indent=2, ensure_ascii=False) + "\n" for name, schema in schemas.items()}
@@ -57,6 +57,14 @@ def experiment_schema() -> dict[str, Any]:
 def _document(model: type[BaseModel], description: str) -> dict[str, Any]:
     schema = _untitled(model.model_json_schema(by_alias=True))
     return {"$schema": DIALECT, **schema, "description": description}
+
+
+def _extending(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a file whose fields may come from the one it extends."""
+    extends = {"type": "string", "description": "Another profile that this one starts from, relative to this file."}
+    return {key: value for key, value in schema.items() if key != "required"} | {
+        "properties": {"extends": extends, **schema["properties"]}
+    }
 
 
 def _engine(name: str) -> tuple[dict[str, Any], dict[str, Any]]:

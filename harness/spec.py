@@ -24,7 +24,8 @@ class Target(Strict):
     backend: Literal["auto", "local", "emulated", "ray"] = "auto"
     """`auto` is real where the needs are met, else emulated; the record says which and why."""
     hardware: str = "laptop"
-    """A profile under specs/hardware. For a real backend it names what the machine is taken to be."""
+    """A profile under specs/hardware; `NAME@128` is the same with 128 hosts. For a real backend it names what the
+    machine is taken to be."""
 
 
 class Needs(Strict):

@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from emulation.cost import Cost, tables
 from emulation.cost.rings import ring_usage, rings, tree_usage, two_level_usage
-from emulation.cost.usage import added, by_host, hop_usage, pairwise_usage, scaled
+from emulation.cost.usage import added, by_host, equal_hosts, hop_usage, pairwise_usage, scaled
 from emulation.figures import weakest
 from emulation.graph import WorkloadError
 from emulation.topology import KINDS
@@ -117,25 +117,25 @@ def _from_tables(node: Node, topology: Topology, farthest: LinkKind) -> Cost | N
         return None
     shape, step = (len(node.devices), len(hosts)), tables.ring_step(profile.collectives, farthest)
     reading = tables.read(profile.collective_tables, node.op, shape, farthest, node.nbytes, step=step)
-    form = _ring(node.op, hosts, topology)
-    if reading is None or form is None:
+    work = _work("ring", node.op, node.devices, topology)
+    if reading is None or work is None:
         return None
-    if reading.method != "table" and any(topology.lanes(*pair) for pair in combinations(node.devices, 2)):
+    alike = [ranks[0] for ranks in equal_hosts(hosts, topology)]
+    if reading.method != "table" and any(topology.lanes(*pair) for ranks in alike for pair in combinations(ranks, 2)):
         # Directly linked: how many links a group can use depends on its size, and more ranks may take less time.
         return None
-    moving, usage = reading.seconds - reading.latency, form.usage
-    work = float(node.nbytes) if moving > 0 else 0.0
+    moving = reading.seconds - reading.latency
+    nbytes = float(node.nbytes) if moving > 0 else 0.0
     # The links cannot be slower than what was seen on them, whatever their data sheets say.
-    alone = work * max(amount / topology.links[link].capacity for link, amount in usage.items())
-    claimed = scaled(usage, min(1.0, moving / alone) if alone else 1.0)
+    part = min(1.0, moving / (nbytes * work.alone)) if nbytes else 1.0
     return Cost(
         "collective",
         reading.grade,
         picoseconds(reading.latency),
-        work,
-        tuple(claimed.items()),
-        work / moving if work else math.inf,
-        tuple((link, amount * node.nbytes) for link, amount in usage.items()),
+        nbytes,
+        tuple([(link, amount * part) for link, amount in work.usage]),
+        nbytes / moving if nbytes else math.inf,
+        tuple([(link, amount * node.nbytes) for link, amount in work.usage]),
         reading.method,
         spread=reading.spread,
     )
@@ -213,7 +213,7 @@ def _tree(op: str, hosts: Hosts, topology: Topology, *, double: bool = True) -> 
     if op not in {"all-reduce", "broadcast", "reduce"}:
         return None
     passes = 2 if op == "all-reduce" else 1
-    usage = tree_usage(hosts, passes / (4 if double else 2), topology, double=double)
+    usage = tree_usage(op, hosts, topology, double=double)
     inner = passes * _log2(max(len(ranks) for ranks in hosts))
     return _Form(inner, passes * _log2(len(hosts)), usage, [usage])
 

@@ -33,7 +33,13 @@ def rings(group: Sequence[str], topology: Topology) -> list[list[str]]:
         return _disjoint_cycles(hosts[0], topology) or [hosts[0]]
     if any(len(ranks) != size for ranks in hosts):
         return [[rank for ranks in hosts for rank in ranks]]
-    return [[rank for ranks in hosts for rank in (*ranks[k:], *ranks[:k])] for k in range(size)]
+    orders = []
+    for k in range(size):
+        # Every other host is passed backwards: data leaves for the next host's accelerator of the same place, which
+        # on a fabric with rails is one hop away.
+        turned = ((*ranks[k:], *ranks[:k])[:: -1 if place % 2 else 1] for place, ranks in enumerate(hosts))
+        orders.append([rank for ranks in turned for rank in ranks])
+    return orders
 
 
 def ring_usage(hosts: Hosts, topology: Topology) -> Usage:
@@ -49,32 +55,55 @@ def ring_usage(hosts: Hosts, topology: Topology) -> Usage:
         around = [(ranks[k - 1], ranks[k]) for k in range(size)] if size > 1 else []
         return hop_usage(around, (size - 1) / size, topology)
 
-    following = zip(hosts, [*hosts[1:], hosts[0]], strict=True)
-    across = ((here[k - 1], there[k]) for here, there in following for k in range(size))
-    return added(in_hosts(hosts, inside, topology), hop_usage(across, 1 / size, topology))
+    def against(ranks: list[str]) -> Usage:
+        return inside(ranks[::-1])
+
+    across = []
+    for place, (here, there) in enumerate(zip(hosts, [*hosts[1:], hosts[0]], strict=True)):
+        following = (place + 1) % len(hosts)
+        across += [(here[k - 1 + place % 2], there[k - following % 2]) for k in range(size)]
+    usages = (in_hosts(hosts[::2], inside, topology), in_hosts(hosts[1::2], against, topology))
+    return added(*usages, hop_usage(across, 1 / size, topology))
 
 
-def tree_usage(hosts: Hosts, share: float, topology: Topology, *, double: bool = True) -> Usage:
-    """Usage of a binary tree in every host and one over the hosts' first ranks, up and down.
+def tree_usage(op: str, hosts: Hosts, topology: Topology, *, double: bool = True) -> Usage:
+    """Usage of a binary tree in every host and one over the hosts' first ranks.
 
     Args:
-        hosts: the group.
-        share: bytes per byte of progress that cross each hop of a tree, in each direction.
+        op: `broadcast` sends down the tree, `reduce` up, `all-reduce` up and then down.
+        hosts: the group; the first rank is the root of a broadcast or reduce.
         topology: of the cluster.
-        double: two trees of which the second is the mirror image of the first, so that inner ranks of one are leaves
-            of the other (Sanders, Speck, Traeff: Two-tree algorithms, Parallel Computing 2009).
+        double: two trees with half of the data each, of which the second is the mirror image of the first, so that
+            inner ranks of one are leaves of the other; the root of a broadcast or reduce is in neither and serves both
+            (Sanders, Speck, Traeff: Two-tree algorithms, Parallel Computing 2009).
     """
-    trees = []
+    ways = {"broadcast": (False,), "reduce": (True,), "all-reduce": (True, False)}[op]
+    root = hosts[0][0] if double and op != "all-reduce" else ""
+    share = 0.5 if double else 1.0
+
+    def used(tree: list[Hop]) -> Usage:
+        return hop_usage((hop[::-1] if up else hop for hop in tree for up in ways), share, topology)
+
+    usages = []
     for mirrored in (False, True) if double else (False,):
         turned = [ranks[::-1] if mirrored else ranks for ranks in (hosts[::-1] if mirrored else hosts)]
-        trees.append(in_hosts(turned, lambda ranks: hop_usage(_heap(ranks), share, topology), topology))
-        trees.append(hop_usage(_heap([ranks[0] for ranks in turned]), share, topology))
-    return added(*trees)
+        if root:
+            turned = [ranks for ranks in turned if root not in ranks]
+            usages.append(used(_served(root, [rank for rank in hosts[0][:: -1 if mirrored else 1] if rank != root])))
+        usages.append(in_hosts(turned, lambda ranks: used(_heap(ranks)), topology))
+        first = [ranks[0] for ranks in turned]
+        usages.append(used(_served(root, first) if root else _heap(first)))
+    return added(*usages)
 
 
 def _heap(ranks: Sequence[str]) -> list[Hop]:
-    up = [(rank, ranks[(place - 1) // 2]) for place, rank in enumerate(ranks) if place]
-    return up + [(parent, child) for child, parent in up]
+    """Hops of a binary tree from parents to children."""
+    return [(ranks[(place - 1) // 2], rank) for place, rank in enumerate(ranks) if place]
+
+
+def _served(root: str, ranks: Sequence[str]) -> list[Hop]:
+    """A tree of all others, and its root's link to the one that is in no tree."""
+    return [(root, rank) for rank in ranks[:1]] + _heap(ranks)
 
 
 def two_level_usage(hosts: Hosts, topology: Topology) -> tuple[Usage, Usage]:

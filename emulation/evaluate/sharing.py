@@ -5,8 +5,8 @@ x_f. All rates rise together from 0 until a link is full (or a cap is reached); 
 the others go on. The result is max-min fair: no rate can rise without lowering one that is not larger (Bertsekas,
 Gallager: Data Networks, section 6.5.2).
 
-`fill` is the reference, in plain Python; `fill_arrays` does the same with NumPy and pays off from some hundred
-activities. They agree to rounding (tests hold them together).
+`fill` is the reference, in plain Python; `fill_arrays` does the same with NumPy and pays off from some dozens of
+activities (1,024 of them on 3,072 links: 1.7 ms instead of 200). They agree to rounding (tests hold them together).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 Weights = "Sequence[tuple[int, float]]"
-ARRAYS_FROM = 96
-"""Activities from which the NumPy path is the faster one (measured on a 2-core machine)."""
+ARRAYS_FROM = 64
+"""Uses of links by activities from which the NumPy path is the faster one (measured on a 2-core machine)."""
 
 
 def fair_rates(
@@ -35,7 +35,7 @@ def fair_rates(
     Returns:
         Rates in units of progress per second; infinite for an activity without demands and cap.
     """
-    solver = fill_arrays if len(demands) >= ARRAYS_FROM else fill
+    solver = fill_arrays if sum(map(len, demands)) >= ARRAYS_FROM else fill
     return solver(capacities, demands, caps)
 
 
@@ -75,32 +75,37 @@ def fill(
 def fill_arrays(
     capacities: Mapping[int, float], demands: Sequence[Sequence[tuple[int, float]]], caps: Sequence[float]
 ) -> list[float]:
-    """The same with NumPy, over (activity, link) incidences; see `fair_rates`."""
+    """The same with NumPy, over (activity, link) incidences; see `fair_rates`.
+
+    A link's share only rises while others are fixed, so every link that is the tightest for all of its users is settled
+    in one round, and so is every activity whose cap is below all shares on its way: the rounds are as many as
+    bottlenecks that depend on one another, and not as many as there are links.
+    """
     import numpy as np
 
     places = {link: place for place, link in enumerate(capacities)}
-    owner = np.array([activity for activity, demand in enumerate(demands) for _ in demand], dtype=np.int64)
-    link = np.array([places[number] for demand in demands for number, _ in demand], dtype=np.int64)
-    weight = np.array([amount for demand in demands for _, amount in demand], dtype=np.float64)
-    left = np.array(list(capacities.values()), dtype=np.float64)
-    limit = np.array(caps, dtype=np.float64)
-    rates = np.full(len(demands), np.inf)
-    unfixed = np.ones(len(demands), dtype=bool)
-    while unfixed.any():
-        live = unfixed[owner]
-        load = np.bincount(link[live], weight[live], minlength=len(left))
+    owner = np.repeat(np.arange(len(demands)), np.fromiter(map(len, demands), np.int64, len(demands)))
+    pairs = [pair for demand in demands for pair in demand]
+    link = np.fromiter((places[number] for number, _ in pairs), np.int64, len(pairs))
+    weight = np.fromiter((amount for _, amount in pairs), np.float64, len(pairs))
+    left = np.fromiter(capacities.values(), np.float64, len(capacities))
+    rates = np.array(caps, dtype=np.float64)
+    reach = np.empty(len(demands))
+    while owner.size:
         share = np.full(len(left), np.inf)
+        load = np.bincount(link, weight, minlength=len(left))
         np.divide(left, load, out=share, where=load > 0)
-        least = share.min(initial=np.inf)
-        cap = limit[unfixed].min()
-        if cap <= least:
-            fixed = unfixed & (limit == cap)
-        else:
-            fixed = np.zeros_like(unfixed)
-            fixed[owner[live & (share[link] == least)]] = True
-        rates[fixed] = min(cap, least)
-        touched = fixed[owner]
-        used = weight[touched] * rates[owner[touched]]
-        left = np.maximum(0.0, left - np.bincount(link[touched], used, minlength=len(left)))
-        unfixed &= ~fixed
+        first = np.flatnonzero(np.diff(owner, prepend=-1))
+        moving = owner[first]
+        reach[moving] = np.minimum(rates[moving], np.minimum.reduceat(share[link], first))
+        tightest = reach[owner] == share[link]
+        users, held = np.bincount(link), np.bincount(link[tightest], minlength=len(left))
+        settled = np.zeros(len(demands), dtype=bool)
+        settled[owner[held[link] == users[link]]] = True
+        settled[moving] |= rates[moving] <= reach[moving]
+        rates[settled] = reach[settled]
+        gone = settled[owner]
+        used = np.bincount(link[gone], weight[gone] * reach[owner[gone]], minlength=len(left))
+        left = np.maximum(0.0, left - used)
+        owner, link, weight = owner[~gone], link[~gone], weight[~gone]
     return [float(rate) for rate in rates]

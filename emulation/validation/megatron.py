@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 from emulation.calibrate.discrepancy import Discrepancy, fit_discrepancy
 from emulation.validation import Prediction, Row, Split, allreduce, halves
 from emulation.validation.megatron_cluster import NODE, Figures, cluster
-from emulation.validation.megatron_fit import Case, ClosedForm, fit_figures
+from emulation.validation.megatron_fit import Case, ClosedForm, Messages, fit_figures
 from emulation.workloads.training import Plan, step_seconds
 from emulation.workloads.transformer import Decoder
 
@@ -104,13 +104,13 @@ def fit(rows: Sequence[Row], seed: int, *, simulate: bool = True) -> Callable[[R
     With `simulate` false the closed form that was fitted stands in for the emulator: hundreds of times faster, and the
     same within some tenths of a per cent (held to it by a test).
     """
-    tables = fitted_tables(rows)
+    messages = Messages(fitted_tables(rows))
     steps = _steps(rows)
     known: dict[bool, Model] = {}
     for several in (False, True):
         own = [row for row in steps if _several(row) == several]
         if own:
-            known[several] = Model.fitted(steps if several else own, several, tables, seed, simulate)
+            known[several] = Model.fitted(steps if several else own, several, messages, seed, simulate)
 
     def predict(row: Row) -> Prediction | None:
         model = known.get(_several(row)) if "gpus" in row.features else None
@@ -145,7 +145,7 @@ class Model:
     """A predictor for clusters, or for one node."""
 
     estimate: Estimate
-    tables: tuple[CollectiveTable, ...]
+    messages: Messages
     families: frozenset[str]
     within: Mapping[bool, Sequence[float]]
     """Residuals of rows left out, where others of their family were fitted; by whether pipelines share a host."""
@@ -154,15 +154,13 @@ class Model:
     simulate: bool
 
     @classmethod
-    def fitted(
-        cls, steps: Sequence[Row], several: bool, tables: Sequence[CollectiveTable], seed: int, simulate: bool
-    ) -> Model:
+    def fitted(cls, steps: Sequence[Row], several: bool, messages: Messages, seed: int, simulate: bool) -> Model:
         """Estimates of all rows, and of all but some to see what those are off by."""
 
         def own(row: Row) -> bool:
             return _several(row) == several
 
-        form = ClosedForm.of([case(row) for row in steps], tables)
+        form = ClosedForm.of([case(row) for row in steps], messages)
         mine = [row for row in steps if own(row)]
         families = list(dict.fromkeys(row.family for row in mine))
         folds = _folds(mine, seed)
@@ -170,15 +168,15 @@ class Model:
         parts = [[row for row in mine if row.family == family] for family in families] if len(families) > 1 else folds
         across = [pair for out in parts for pair in _left_out(steps, form, own, out)]
         estimate = Estimate.fitted(steps, form, own)
-        return cls(estimate, tuple(tables), frozenset(families), _grouped(within), _grouped(across), simulate)
+        return cls(estimate, messages, frozenset(families), _grouped(within), _grouped(across), simulate)
 
     def predict(self, row: Row) -> Prediction:
         """The simulated step with the discrepancy, and quantiles of residuals around it."""
         figures = self.estimate.figures
         if self.simulate:
-            plain = simulated(row, figures, self.tables)
+            plain = simulated(row, figures, self.messages.tables)
         else:
-            plain = float(ClosedForm.of([case(row)], self.tables).times(figures)[0])
+            plain = float(ClosedForm.of([case(row)], self.messages).times(figures)[0])
         seconds = self.estimate.corrected(row, plain)
         both = {group: sorted([*self.within[group], *self.across[group]]) for group in (False, True)}
         low, high = _quantiles(self.within if row.family in self.families else both, _shared(row) > 0)

@@ -163,26 +163,26 @@ SOURCES = {
 def _gpu(figures: Figures) -> dict[str, Any]:
     memory = _figure(figures.memory, "fit")
     moving = {"memory": memory}
+    families = {
+        "matmul": {
+            "arithmetic": _figure(figures.matmul, "fit"),
+            "rows": _figure(figures.rows, "fit"),
+            "columns": _figure(figures.columns, "fit"),
+            **moving,
+        },
+        "attention": {"arithmetic": _figure(figures.attention, "fit"), **moving},
+        "elementwise": moving,
+        "normalization": moving,
+        "embedding": moving,
+        "optimizer": {"memory": _figure(OPTIMIZER, "calculon")},
+    }
     return {
         "kind": "gpu",
         "memory": _figure("80 GB", "a100"),
         "memory_bandwidth": {"peak": _figure(f"{BANDWIDTH!r} B/s", "a100")},
-        "compute": {"fp16": {"peak": _figure(f"{PEAK!r} FLOP/s", "a100")}},
         # The host's time to launch is in `framework`; the device does not wait for it.
         "launch": _figure("0 s", "fit"),
-        "operators": {
-            "matmul": {
-                "arithmetic": _figure(figures.matmul, "fit"),
-                "rows": _figure(figures.rows, "fit"),
-                "columns": _figure(figures.columns, "fit"),
-                **moving,
-            },
-            "attention": {"arithmetic": _figure(figures.attention, "fit"), **moving},
-            "elementwise": moving,
-            "normalization": moving,
-            "embedding": moving,
-            "optimizer": {"memory": _figure(OPTIMIZER, "calculon")},
-        },
+        "compute": {"fp16": {"peak": _figure(f"{PEAK!r} FLOP/s", "a100"), "families": families}},
     }
 
 

@@ -18,7 +18,8 @@ distance from their priors: where step times do not tell a figure, its prior doe
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from emulation.graph import Node
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from emulation.profile import CollectiveTable
+    from emulation.topology import Topology
     from emulation.workloads.training import Plan
     from emulation.workloads.transformer import Decoder, Operator
 
@@ -64,7 +66,7 @@ class Case:
 
 @dataclass(frozen=True)
 class _Phase:
-    """Operators of some phase for every case; arrays of shape (cases, operators)."""
+    """Operators of some phase for every kind of case; arrays of shape (kinds, operators)."""
 
     flops: Floats
     nbytes: Floats
@@ -74,16 +76,12 @@ class _Phase:
     product: NDArray[Any]
     """Whether it is a product with weights."""
     calls: Floats
-    """Kernels of the phase; shape (cases,)."""
+    """Kernels of the phase; shape (kinds,)."""
     reduces: Floats
-    """All-reduces of the phase; shape (cases,)."""
-
-    def taken(self, which: Sequence[int]) -> _Phase:
-        """That of some of the cases."""
-        return _Phase(*(getattr(self, item.name)[which] for item in fields(self)))
+    """All-reduces of the phase; shape (kinds,)."""
 
     def device(self, figures: Figures) -> Floats:
-        """Seconds of computing, without collectives; shape (cases,)."""
+        """Seconds of computing, without collectives; shape (kinds,)."""
         import numpy as np
 
         shape = (1 + figures.rows / self.tokens) * (1 + figures.columns / self.small)
@@ -92,7 +90,7 @@ class _Phase:
         return found
 
     def host(self, figures: Figures, wide: Floats) -> Floats:
-        """Seconds of launching."""
+        """Seconds of launching; shape (kinds,)."""
         return self.calls * figures.call + self.reduces * wide * figures.wide_call
 
 
@@ -129,8 +127,8 @@ class ClosedForm:
     """Measured."""
     several: NDArray[Any]
     """Whether there are several nodes."""
-    wide: Floats
-    """1 where tensor-parallel ranks fill a node."""
+    kind: NDArray[Any]
+    """Number of the model, micro-batch and tensor-parallel degree: what operators depend on."""
     stages: Floats
     micro_batches: Floats
     layers: Floats
@@ -141,6 +139,8 @@ class ClosedForm:
     send: Message
     gradients: Message
     tie: Message
+    wide: Floats
+    """1 where tensor-parallel ranks fill a node; shape (kinds,)."""
     forward: _Phase
     again: _Phase
     backward: _Phase
@@ -148,17 +148,18 @@ class ClosedForm:
     """Embedding and output layer, forward and backward."""
 
     @classmethod
-    def of(cls, cases: Sequence[Case], tables: Sequence[CollectiveTable]) -> ClosedForm:
+    def of(cls, cases: Sequence[Case], messages: Messages) -> ClosedForm:
         """The closed form of some cases."""
         import numpy as np
 
-        plans, messages = [case.plan for case in cases], _Messages(tables)
-        sizes = [(case.model, plan.micro_batch, plan.tensor) for case, plan in zip(cases, plans, strict=True)]
-        again = [transformer.layer_recompute(*size, plan.recompute) for size, plan in zip(sizes, plans, strict=True)]
+        plans = [case.plan for case in cases]
+        every = [(case.model, case.plan.micro_batch, case.plan.tensor, case.plan.recompute) for case in cases]
+        kinds = list(dict.fromkeys(every))
+        sizes, number = [kind[:3] for kind in kinds], {kind: number for number, kind in enumerate(kinds)}
         return cls(
             seconds=np.array([case.seconds for case in cases]),
             several=np.array([case.several_nodes for case in cases]),
-            wide=np.array([float(plan.tensor >= NODE) for plan in plans]),
+            kind=np.array([number[kind] for kind in every]),
             stages=np.array([float(plan.pipeline) for plan in plans]),
             micro_batches=np.array([float(plan.micro_batches) for plan in plans]),
             layers=np.array([float(layers_of(case.model, case.plan)) for case in cases]),
@@ -167,8 +168,9 @@ class ClosedForm:
             send=Message.of([messages.send(case) for case in cases]),
             gradients=Message.of([messages.gradients(case) for case in cases]),
             tie=Message.of([messages.tie(case) for case in cases]),
+            wide=np.array([float(tensor >= NODE) for _, _, tensor in sizes]),
             forward=_phase([transformer.layer_forward(*size) for size in sizes]),
-            again=_phase(again),
+            again=_phase([transformer.layer_recompute(*kind) for kind in kinds]),
             backward=_phase([transformer.layer_backward(*size) for size in sizes]),
             ends=(
                 _phase([transformer.embedding_forward(model, batch) for model, batch, _ in sizes]),
@@ -180,13 +182,9 @@ class ClosedForm:
 
     def taken(self, which: Sequence[int]) -> ClosedForm:
         """That of some of the cases."""
-
-        def part(value: Any) -> Any:
-            if isinstance(value, tuple):
-                return tuple(part(item) for item in value)
-            return value.taken(which) if isinstance(value, _Phase | Message) else value[which]
-
-        return ClosedForm(*(part(getattr(self, item.name)) for item in fields(self)))
+        messages = {name: getattr(self, name).taken(which) for name in ("reduce", "send", "gradients", "tie")}
+        names = ("seconds", "several", "kind", "stages", "micro_batches", "layers", "moved")
+        return replace(self, **messages, **{name: getattr(self, name)[which] for name in names})
 
     def times(self, figures: Figures) -> Floats:
         """Seconds of each case."""
@@ -195,7 +193,7 @@ class ClosedForm:
         forward = self._layers(self.forward, figures) + figures.micro_batch
         both = forward + self._layers(self.again, figures) + self._layers(self.backward, figures)
         ends = [np.maximum(phase.device(figures), phase.host(figures, self.wide)) for phase in self.ends]
-        embedding, output = ends[0] + ends[1], ends[2] + ends[3]
+        embedding, output = (ends[0] + ends[1])[self.kind], (ends[2] + ends[3])[self.kind]
         send = self.send.seconds(figures)
         busiest = send + np.maximum(np.maximum(embedding, output), send)
         slot = both + np.where(self.stages == 1, embedding + output, busiest)
@@ -210,17 +208,18 @@ class ClosedForm:
     def _layers(self, phase: _Phase, figures: Figures) -> Floats:
         import numpy as np
 
-        device = phase.device(figures) + phase.reduces * self.reduce.seconds(figures)
-        found: Floats = self.layers * np.maximum(device, phase.host(figures, self.wide))
+        device = phase.device(figures)[self.kind] + phase.reduces[self.kind] * self.reduce.seconds(figures)
+        found: Floats = self.layers * np.maximum(device, phase.host(figures, self.wide)[self.kind])
         return found
 
 
-class _Messages:
-    """What messages of a case take, (fixed, across)."""
+class Messages:
+    """What messages of a case take, (fixed, across); with measured tables of all-reduce within a node."""
 
     def __init__(self, tables: Sequence[CollectiveTable]) -> None:
         self.tables = tables
-        self.topologies: dict[int, Any] = {}
+        self._topologies: dict[int, Topology] = {}
+        self._found: dict[tuple[int, Node], tuple[float, float]] = {}
         median = {name: prior.median for name, prior in PRIORS.items()}
         self.figures = Figures(**median | {"network": REFERENCE})
 
@@ -236,44 +235,49 @@ class _Messages:
         return self._collective(case, ranks, stage_parameters(case.model, plan, 0) * GRADIENT)
 
     def send(self, case: Case) -> tuple[float, float]:
-        """An activation to the next stage."""
+        """An activation to the next stage, on another node where any is: the slowest message sets the pace."""
         plan = case.plan
+        if plan.pipeline == 1:
+            return 0.0, 0.0
         nbytes = -(-transformer.activation_bytes(case.model, plan.micro_batch) // plan.tensor)
-        return self._transfer(case, plan.data * plan.tensor, nbytes) if plan.pipeline > 1 else (0.0, 0.0)
+        firsts = [stage * plan.data * plan.tensor for stage in range(plan.pipeline)]
+        hops = [(here, there) for here, there in pairwise(firsts) if here // NODE != there // NODE]
+        return self._transfer(case, *(hops or [(0, firsts[1])])[0], nbytes)
 
     def tie(self, case: Case) -> tuple[float, float]:
         """The embedding's gradients, between the first and the last stage."""
         plan = case.plan
+        if plan.pipeline == 1:
+            return 0.0, 0.0
         nbytes = -(-case.model.vocabulary * case.model.hidden // plan.tensor) * GRADIENT
-        return (
-            self._transfer(case, (plan.pipeline - 1) * plan.data * plan.tensor, nbytes)
-            if plan.pipeline > 1
-            else (0.0, 0.0)
-        )
+        return self._transfer(case, 0, (plan.pipeline - 1) * plan.data * plan.tensor, nbytes)
 
-    def _topology(self, case: Case) -> Any:
+    def _collective(self, case: Case, ranks: Sequence[int], nbytes: int) -> tuple[float, float]:
+        if len(ranks) == 1:
+            return 0.0, 0.0
+        devices = tuple(_device(rank) for rank in ranks)
+        node = Node(-1, "collective", "", devices, "", (), nbytes, op="all-reduce")
+        return self._cost(case, node, crosses=ranks[-1] >= NODE)
+
+    def _transfer(self, case: Case, here: int, there: int, nbytes: int) -> tuple[float, float]:
+        node = Node(-1, "transfer", "", (_device(here), _device(there)), "", (), nbytes)
+        return self._cost(case, node, crosses=here // NODE != there // NODE)
+
+    def _cost(self, case: Case, node: Node, *, crosses: bool) -> tuple[float, float]:
+        """Of idle links, as the emulator's sweep finds it."""
+        from emulation.evaluate.room import lone_duration
+        from emulation.evaluate.tasks import node_cost
         from emulation.topology import Topology
 
         ranks = case.plan.ranks
-        if ranks not in self.topologies:
-            self.topologies[ranks] = Topology(cluster(self.figures, ranks, self.tables))
-        return self.topologies[ranks]
-
-    def _collective(self, case: Case, ranks: Sequence[int], nbytes: int) -> tuple[float, float]:
-        from emulation.cost.collectives import collective
-
-        if len(ranks) == 1:
-            return 0.0, 0.0
-        node = Node(-1, "collective", "", tuple(_device(rank) for rank in ranks), "", (), nbytes, op="all-reduce")
-        topology = self._topology(case)
-        return _parts(collective(node, topology), topology, crosses=ranks[-1] >= NODE)
-
-    def _transfer(self, case: Case, to: int, nbytes: int) -> tuple[float, float]:
-        from emulation.cost.p2p import message
-
-        node = Node(-1, "transfer", "", (_device(0), _device(to)), "", (), nbytes)
-        topology = self._topology(case)
-        return _parts(message(node, topology), topology, crosses=to >= NODE)
+        if (ranks, node) not in self._found:
+            if ranks not in self._topologies:
+                self._topologies[ranks] = Topology(cluster(self.figures, ranks, self.tables))
+            topology = self._topologies[ranks]
+            times = lone_duration(node_cost(node, topology), topology.links)
+            fixed, moving = (time / PICOSECONDS_PER_SECOND for time in times)
+            self._found[ranks, node] = (fixed, moving) if crosses else (fixed + moving, 0.0)
+        return self._found[ranks, node]
 
 
 def fit_figures(form: ClosedForm) -> Figures:
@@ -319,13 +323,6 @@ def _phase(rows: Sequence[Sequence[Operator]]) -> _Phase:
     calls = np.array([float(sum(operator.calls for operator in operators)) for operators in rows])
     reduces = np.array([float(sum(operator.reduces > 0 for operator in operators)) for operators in rows])
     return _Phase(flops, nbytes, tokens, small, product, calls, reduces)
-
-
-def _parts(cost: Any, topology: Any, *, crosses: bool) -> tuple[float, float]:
-    from emulation.evaluate.room import lone_duration
-
-    fixed, moving = (part / PICOSECONDS_PER_SECOND for part in lone_duration(cost, topology.links))
-    return (fixed, moving) if crosses else (fixed + moving, 0.0)
 
 
 def _device(rank: int) -> str:

@@ -68,7 +68,7 @@ def problems(names: Names) -> Iterator[Problem]:
     """Every name that does not exist, and every sweep that cannot be expanded."""
     yield from _targets(names.data.get("on"))
     for choice in sweep.choices(names.sweep):
-        if choice.path == "on.hardware" and isinstance(choice.value, str) and choice.value not in hardware.names():
+        if choice.path == "on.hardware" and isinstance(choice.value, str) and not hardware.known(choice.value):
             yield from _placed(hardware.unknown(choice.value), choice.place)
     yield from _paper(names.data.get("paper"))
     yield from sweep_problems(names)
@@ -81,7 +81,6 @@ def problems(names: Names) -> Iterator[Problem]:
 
 
 def _targets(on: Any) -> Iterator[Problem]:
-    known = hardware.names()
     targets = on if isinstance(on, list) else [on]
     seen: list[tuple[Any, Any]] = []
     if on == []:
@@ -91,7 +90,7 @@ def _targets(on: Any) -> Iterator[Problem]:
             continue
         path: Keys = ("on", index) if isinstance(on, list) else ("on",)
         name = target.get("hardware")
-        if isinstance(name, str) and name not in known:
+        if isinstance(name, str) and not hardware.known(name):
             yield from _placed(hardware.unknown(name), (*path, "hardware"))
         here = (target.get("backend", "auto"), target.get("hardware", "laptop"))
         if here in seen:

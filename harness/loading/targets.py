@@ -55,7 +55,7 @@ def parse(on: str, swept: Sequence[str] = ()) -> Wish:
         raise _refused(on, Problem((), f"no backend {backend!r}", expected, nearest(backend, BACKENDS)))
     if on.endswith(":"):
         raise _refused(on, Problem((), f"{on!r} names no hardware profile", f"{backend}:PROFILE"))
-    if profile and profile not in hardware.names():
+    if profile and not hardware.known(profile):
         raise _refused(on, hardware.unknown(profile).problems[0])
     for path, given in (("on.backend", backend), ("on.hardware", profile)):
         if given and path in swept:

@@ -82,7 +82,7 @@ def _hardware(args: argparse.Namespace) -> list[dict[str, Any]]:
     from harness import hardware
 
     rows = []
-    for name in [args.name] if args.name in hardware.names() else hardware.names():
+    for name in [args.name] if args.name and hardware.known(args.name) else hardware.names():
         try:
             profile = hardware.load_profile(name)
         except SpecError as error:

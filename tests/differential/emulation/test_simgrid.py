@@ -1,6 +1,7 @@
 """Completion times of flows that share links: ours against SimGrid's max-min model."""
 
 import json
+import math
 import os
 import random
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from emulation.evaluate.fluid import Activity, Fluids
+from emulation.evaluate.sharing import fill, fill_arrays
 from emulation.topology import DirectedLink
 
 ORACLE = Path(__file__).with_name("simgrid_oracle.py")
@@ -40,13 +42,40 @@ def _ours(case):
     return [end / 1e12 for end in ends]
 
 
+def _case(seed, flows=24, links=12):
+    draw = random.Random(seed)
+    return {
+        "capacities": [draw.uniform(1e8, 1e9) for _ in range(links)],
+        "routes": [sorted(draw.sample(range(links), draw.randint(1, 4))) for _ in range(flows)],
+        "sizes": [draw.randint(10**7, 10**9) for _ in range(flows)],
+    }
+
+
+def _unrounded(case, solver):
+    """Completion times with time as a float, so that nothing but the rates can differ."""
+    left = dict(enumerate(map(float, case["sizes"])))
+    capacities = dict(enumerate(case["capacities"]))
+    now, ends = 0.0, {}
+    while left:
+        demands = [[(link, 1.0) for link in case["routes"][flow]] for flow in left]
+        rates = dict(zip(left, solver(capacities, demands, [math.inf] * len(left)), strict=True))
+        first = min(left, key=lambda flow: left[flow] / rates[flow])
+        step = left[first] / rates[first]
+        now += step
+        left = {flow: size - rates[flow] * step for flow, size in left.items() if flow != first}
+        ends[first] = now
+    return [ends[flow] for flow in range(len(ends))]
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_completion_times_agree_with_simgrid(seed):
-    draw = random.Random(seed)
-    case = {
-        "capacities": [draw.uniform(1e8, 1e9) for _ in range(12)],
-        "routes": [sorted(draw.sample(range(12), draw.randint(1, 4))) for _ in range(24)],
-        "sizes": [draw.randint(10**7, 10**9) for _ in range(24)],
-    }
+    case = _case(seed)
     # Ours is rounded to a picosecond at every completion.
     assert _ours(case) == pytest.approx(_simgrid(case), rel=1e-9, abs=1e-10)
+
+
+@pytest.mark.parametrize("solver", [fill, fill_arrays])
+@pytest.mark.parametrize("size", [(24, 12), (100, 40)], ids=["24 flows", "100 flows"])
+def test_fair_rates_agree_with_simgrid_to_rounding(solver, size):
+    case = _case(7, *size)
+    assert _unrounded(case, solver) == pytest.approx(_simgrid(case), rel=1e-12)

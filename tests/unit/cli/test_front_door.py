@@ -82,6 +82,7 @@ def test_the_surface_is_frozen():
         "show": ["--json", "--out"],
         "status": ["--json", "--on", "--out", "--set"],
         "compare": ["--json", "--out", "--predictions"],
+        "calibrate": ["--json", "--name", "--only", "--quick", "--to"],
         "check-emulator": ["--data", "--held-out", "--json", "--seeds", "--update"],
         "report": ["--json", "--junit", "--on", "--out", "--set", "--to"],
         "import": ["--hardware", "--json", "--op", "--ranks", "--to"],

@@ -1,9 +1,11 @@
 from itertools import pairwise
 
 import pytest
+from pydantic import ValidationError
 
 from emulation.cost.collectives import bus_factor, collective, idle_time
 from emulation.cost.rings import rings
+from emulation.cost.usage import by_host, hop_usage, pairwise_usage
 from emulation.evaluate import simulate
 from emulation.graph import Workload, WorkloadError
 from emulation.topology import Topology
@@ -142,6 +144,68 @@ def test_halving_doubling_moves_what_a_ring_moves_in_fewer_steps(small, document
     assert idle_time(cost) == pytest.approx(cost.fixed / 1e12 + 1.75 * 1e8 / 1e10, rel=1e-12)
     with pytest.raises(WorkloadError, match="lists no collective that can do it"):
         _cost(profile, "all-reduce", _gpus(7), 10**8)
+
+
+def test_binary_tree_takes_twice_what_a_double_one_does(small, document):
+    def of(algorithm):
+        option = document()["collectives"][0] | {"algorithm": algorithm, "name": algorithm}
+        return _cost(small(gpus=8, collectives=[option]), "all-reduce", _gpus(8), 10**8)
+
+    single, double = of("binary-tree"), of("tree")
+    assert single.fixed == double.fixed == (1 + 6 * 2) * 10**6
+    # An inner rank of the single tree takes S from each of two children, sends S up, and the same down.
+    assert 1e8 / single.cap == pytest.approx(3 * 1e8 / 1e10)
+    assert 1e8 / double.cap <= 2.1 * 1e8 / 1e10
+
+
+@pytest.mark.parametrize(("op", "up", "down"), [("all-reduce", 9, 9), ("reduce-scatter", 8, 1), ("all-gather", 1, 8)])
+def test_nvls_sends_own_data_once_and_receives_sums(small, document, op, up, down):
+    option = document()["collectives"][0] | {"algorithm": "nvls", "name": "nvls", "bandwidth": 0.85}
+    profile = small(gpus=8, hosts=2, collectives=[option])
+    cost = _cost(profile, op, _gpus(8), 8 * 10**7)
+    topology = Topology(profile)
+    carried = {topology.links[number].name: amount for number, amount in cost.traffic}
+    assert carried["host0/gpu3>host0/switch0"] == pytest.approx(up * 10**7)
+    assert carried["host0/switch0>host0/gpu3"] == pytest.approx(down * 10**7)
+    assert len(carried) == 16
+    assert cost.fixed == 3 * 10**6
+    assert cost.work / cost.cap == pytest.approx(max(up, down) * 1e7 / 1e10 / 0.85)
+    for other, group in (("broadcast", _gpus(8)), (op, _gpus(8, 2))):
+        with pytest.raises(WorkloadError, match="lists no collective"):
+            _cost(profile, other, group, 10**8)
+
+
+@pytest.mark.parametrize(("op", "passes"), [("reduce-scatter", 1), ("all-gather", 1)])
+def test_two_level_halves_are_half_of_an_all_reduce(small, document, op, passes):
+    option = document()["collectives"][0] | {"algorithm": "two-level", "name": "two-level"}
+    profile = small(gpus=4, hosts=2, collectives=[option])
+    cost = _cost(profile, op, _gpus(4, 2), 10**8)
+    assert cost.fixed == (1 + 3 * 2 + 1 * 5) * 10**6
+    assert cost.work / cost.cap == pytest.approx((0.75 + 0.5) * 1e8 / 1e10, rel=1e-12)
+
+
+def test_prior_is_the_tuner_written_out(shipped, document, small):
+    ours = [(o.name, o.base, o.step["nvlink"], o.bandwidth, o.grade) for o in shipped("a100x8-hdr").collectives]
+    assert ("ring-ll128", 14e-6, 1.9e-6, 0.92, "prior") in ours
+    names = [o.name for o in shipped("h100x8-ndr").collectives]
+    assert names == [name for name, *_ in ours] + ["nvls"]
+    with pytest.raises(ValidationError, match="Input should be 'volta'") as caught:
+        small(collectives={"prior": "nccl", "generation": "amper", "source": "test"})
+    assert caught.value.errors()[0]["ctx"]["path"] == ["generation"]
+
+
+def test_large_all_reduce_on_hopper_lets_the_switch_add(shipped):
+    costs = [_cost(shipped("h100x8-ndr"), "all-reduce", _gpus(8), size) for size in (2**10, 2**32)]
+    assert [cost.method for cost in costs] == ["tree-ll", "nvls"]
+
+
+def test_all_to_all_by_counting_is_the_sum_over_all_pairs(small):
+    profile = small(gpus=4, hosts=3)
+    group = [*_gpus(4, 2), "host2/gpu1"]
+    topology = Topology(profile)
+    expected = hop_usage(((a, b) for a in group for b in group if a != b), 1.0, topology)
+    found = pairwise_usage(by_host(group, topology), topology)
+    assert found == pytest.approx(expected)
 
 
 def test_transfer_pays_latency_then_the_slowest_link(small):

@@ -7,6 +7,7 @@ import networkx
 import pytest
 from pydantic import ValidationError
 
+from emulation.cost.usage import hop_usage, pairwise_usage
 from emulation.evaluate import simulate
 from emulation.fabric import PROBE_BYTES, Flow
 from emulation.graph import Workload
@@ -212,6 +213,47 @@ def test_label_of_a_flow_is_part_of_its_choice(cluster):
     topology = Topology(cluster(TOPOLOGIES["leaf-spine"]))
     ways = {topology.route("host0/gpu0", "host5/gpu0", f"flow{n}").links for n in range(20)}
     assert len(ways) == 2
+
+
+def test_routing_by_destination_is_free_of_contention_for_a_shift(cluster):
+    tree = {"kind": "fat-tree", "leaf_ports": 4, "routing": "by-destination"}
+    topology = Topology(cluster(tree, hosts=16, nics=1))
+    for shift in range(1, 16):
+        used = [n for h in range(16) for n in topology.route(f"host{h}/gpu0", f"host{(h + shift) % 16}/gpu0").links]
+        assert len(used) == len(set(used))
+
+
+@pytest.mark.parametrize("kind", ["rails", "fat-tree-3", "rails-3", "torus-1", "torus-2", "torus-3", "leaf-spine"])
+def test_flows_spread_over_equal_ways_are_the_mean_over_many_hashes(cluster, kind):
+    profile = cluster(TOPOLOGIES[kind])
+    exact = Topology(profile)
+    hosts = [[f"host{h}/gpu{g}" for g in range(2)] for h in range(6)]
+    spread = pairwise_usage(hosts, exact)
+    pairs = [(a, b) for ranks in hosts for a in ranks for other in hosts for b in other if a != b]
+    mean, seeds = {}, 40
+    for seed in range(seeds):
+        for number, amount in hop_usage(pairs, 1 / seeds, Topology(profile, seed)).items():
+            mean[number] = mean.get(number, 0.0) + amount
+    assert set(mean) <= set(spread)
+    assert sum(spread.values()) == pytest.approx(sum(mean.values()))
+    assert all(spread[n] == pytest.approx(mean.get(n, 0.0), abs=1 + 0.3 * spread[n]) for n in spread)
+    once = [n for n in spread if exact.links[n].name.count("fabric") != 2]
+    assert [spread[n] for n in once] == pytest.approx([mean[n] for n in once])
+
+
+def test_flows_over_listed_switches_divide_at_every_fork(cluster):
+    link = {"kind": "network", **WIRE}
+    access = {"name": "access", "ends": ["nic", "leaf"], "pairing": "block", **link}
+    fabric = {
+        "switches": [{"name": "leaf", "count": 6}, {"name": "spine", "count": 2}],
+        "links": [access, {"name": "trunk", "ends": ["leaf", "spine"], **link}],
+    }
+    profile = cluster(fabric, nics=1)
+    topology = Topology(profile)
+    usage = pairwise_usage([[f"host{h}/gpu0"] for h in range(6)], topology)
+    named = {topology.links[n].name: amount for n, amount in usage.items()}
+    assert {amount for name, amount in named.items() if name.count("fabric") == 2} == {2.5}
+    assert len(named) == 6 * 2 * 5
 
 
 def test_choices_are_spread_evenly():

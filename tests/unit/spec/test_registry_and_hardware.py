@@ -78,6 +78,42 @@ def test_an_unknown_profile_has_a_suggestion():
         hardware.load_profile("laptpo")
 
 
+def test_a_profile_of_as_many_hosts_as_its_name_says():
+    few, many = (hardware.load_profile(name) for name in ("a100x8-hdr-rails", "a100x8-hdr-rails@2048"))
+    assert (few.capabilities().hosts, many.capabilities().hosts) == (2, 2048)
+    assert (many.name, many.fabric) == ("a100x8-hdr-rails@2048", few.fabric)
+    assert few.digest != many.digest
+    assert Profile.model_validate_json(many.model_dump_json(by_alias=True)) == many
+
+
+@pytest.mark.parametrize("name", ["a100x8-hdr@", "a100x8-hdr@0", "a100x8-hdr@two", "a100x8-hdr@1000000"])
+def test_a_number_of_hosts_that_is_none_is_refused(name):
+    assert not hardware.known(name)
+    with pytest.raises(SpecError, match=r"has no number of hosts \(1 to 99999\) after the '@'"):
+        hardware.load_profile(name)
+
+
+def test_too_many_hosts_for_a_profile_are_placed_in_its_file(project):
+    (project.root / "specs" / "hardware").mkdir()
+    link = "{rate: {value: 1 GB/s, grade: prior, source: nccl}, latency: {value: 1 us, grade: prior, source: nccl}}"
+    text = "extends: a100x8-hdr.yaml\nname: ring\nfabric:\n  switches: []\n  links: []\n  topology:\n"
+    text += f"    kind: torus\n    shape: [4]\n    link: {link}\n"
+    (project.root / "specs" / "hardware" / "ring.yaml").write_text(text)
+    (project.root / "specs" / "hardware" / "a100x8-hdr.yaml").write_text(hardware.path_of("a100x8-hdr").read_text())
+    assert hardware.load_profile("ring@4").capabilities().hosts == 4
+    with pytest.raises(
+        SpecError, match=r"ring\.yaml:8:5: error: 'fabric.topology.shape': a torus of 4 has 4 routers, .* 5 hosts"
+    ):
+        hardware.load_profile("ring@5")
+
+
+def test_hosts_of_a_profile_with_several_groups_cannot_be_counted(project):
+    (project.root / "specs" / "hardware").mkdir()
+    (project.root / "specs" / "hardware" / "mixed.yaml").write_text("schema: 1\nname: mixed\nhosts: [{}, {}]\n")
+    with pytest.raises(SpecError, match=r"mixed\.yaml:3:1: error: 'mixed@3' asks for 3 hosts"):
+        hardware.load_profile("mixed@3")
+
+
 def test_a_projects_own_profile_comes_before_the_shipped_one(project):
     (project.root / "specs" / "hardware").mkdir()
     (project.root / "specs" / "hardware" / "laptop.yaml").write_text("schema: 1\nname: laptop\ncolour: red\n")
