@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-DATA_SETS = ("allreduce", "megatron", "aceso")
+DATA_SETS = ("allreduce", "aceso", "megatron")
 """Modules of this package, in the order they are reported."""
 
 

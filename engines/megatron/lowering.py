@@ -188,5 +188,5 @@ def _checked_memory(job: Job, profile: Profile) -> int:
 
 def _bubble(job: Job, result: Result) -> float:
     """Share of the step in which a rank does no pass, sum or update, averaged over ranks."""
-    busy = sum(piece.duration * result.fold[piece.process] for piece in result.slices if piece.thread == STREAM)
+    busy = sum(seconds * result.fold[device] for device, seconds in result.busy(STREAM).items())
     return 1 - busy / (job.ranks * result.seconds)
