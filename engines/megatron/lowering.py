@@ -188,5 +188,5 @@ def _checked_memory(job: Job, profile: Profile) -> int:
 
 def _bubble(job: Job, result: Result) -> float:
     """Share of the step in which a rank does no pass, sum or update, averaged over ranks."""
-    busy = sum(seconds * result.fold[device] for device, seconds in result.busy(STREAM).items())
+    busy = sum(seconds * result.fold.get(device, 1) for device, seconds in result.busy(STREAM).items())
     return 1 - busy / (job.ranks * result.seconds)
