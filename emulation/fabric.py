@@ -210,9 +210,7 @@ class Woven:
 
     def _between(self, one: int, other: int) -> int | None:
         trunk = self.shape.joining(one, other)
-        if trunk is None:
-            return None
-        return 2 * (len(self.ports) + trunk) + int(self.shape.trunk(trunk)[0] != one)
+        return None if trunk is None else 2 * len(self.ports) + trunk
 
     def _number(self, name: str) -> int | None:
         head, _, short = name.partition("/")

@@ -90,10 +90,22 @@ class FactorFigure(Figure):
     value: float = Field(ge=1, le=1000)
 
 
-class SizeFigure(Figure):
-    """A number of rows or columns."""
+class HalfSizes(Figure):
+    """Half-performance lengths of a matrix product (Hockney and Jesshope, Parallel Computers, 1981).
 
-    value: float = Field(ge=0, allow_inf_nan=False)
+    A product of shape (m, n, k) gets 1 / ((1 + rows / m) (1 + columns / min(n, k))) of what a large one gets: half of
+    it where m is `rows` and the others are large, or min(n, k) is `columns`.
+    """
+
+    rows: float = Field(ge=0, allow_inf_nan=False)
+    columns: float = Field(ge=0, allow_inf_nan=False)
+
+    def part(self, shape: Sequence[int]) -> float:
+        """Of the rate of a large product; of one whose shape is not known, all of it."""
+        if len(shape) != 3:
+            return 1.0
+        m, n, k = shape
+        return 1 / ((1 + self.rows / m) * (1 + self.columns / min(n, k)))
 
 
 class FlopsPoint(Strict):

@@ -31,6 +31,7 @@ from emulation.figures import (
     FlopsCurve,
     FractionFigure,
     Grade,
+    HalfSizes,
     RateFigure,
     SizeFigure,
     corrected,
@@ -82,9 +83,9 @@ class FamilyEfficiency(Strict):
     rows: SizeFigure | None = None
     columns: SizeFigure | None = None
     bytes: BytesCurve | None = None
-    """Of the memory's peak bandwidth, by bytes."""
-    memory: FractionFigure | None = None
-    """Of the memory's peak bandwidth, whatever the bytes."""
+    """Of the memory's peak bandwidth."""
+    half: HalfSizes | None = None
+    """How matrix products of small shapes fall behind `flops`."""
     launch: DurationFigure | None = None
     """Fixed time of one operator: the framework's dispatch as well as the device's launch."""
     contention: FactorFigure | None = None
@@ -117,21 +118,16 @@ class Throughput(Strict):
     """By family of operators; what has no figure of its own is read off `efficiency`."""
 
     def rate(self, flops: float, family: str = "", shape: tuple[int, ...] = ()) -> float:
-        """FLOP per second for a kernel of `flops`."""
-        own = self.family(family)
-        if own and own.arithmetic:
-            return self.peak.value * own.part(shape)
-        curve = self._curve(own)
-        return self.peak.value * (curve.value_at(flops) if curve else 1.0)
+        """FLOP per second for a kernel of `flops`; `shape` is the (m, n, k) of a matrix product, if known."""
+        curve, own = self._curve(family), self.family(family)
+        part = own.half.part(shape) if own and own.half else 1.0
+        return self.peak.value * part * (curve.value_at(flops) if curve else 1.0)
 
     def grade_at(self, flops: float, family: str = "") -> Grade:
         """Grade of `rate(flops)`."""
-        own = self.family(family)
-        if own and own.arithmetic:
-            grades = [figure.grade for figure in (own.arithmetic, own.rows, own.columns) if figure]
-            return corrected(self.peak.grade, weakest(grades))
-        curve = self._curve(own)
-        return corrected(self.peak.grade, curve.grade_at(flops)) if curve else self.peak.grade
+        curve, own = self._curve(family), self.family(family)
+        efficiencies = ([curve.grade_at(flops)] if curve else []) + ([own.half.grade] if own and own.half else [])
+        return corrected(self.peak.grade, weakest(efficiencies)) if efficiencies else self.peak.grade
 
     def family(self, name: str) -> FamilyEfficiency | None:
         """The figures of a family; a backward pass without its own has those of its forward pass."""

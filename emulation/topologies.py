@@ -118,7 +118,7 @@ class Shape(Protocol):
         """The two switches that a trunk joins."""
 
     def joining(self, one: int, other: int) -> int | None:
-        """Number of the trunk between two switches; None where there is none."""
+        """Twice the number of the trunk from one switch to another, plus 1 if backwards; None without one."""
 
     def hops(self, one: int, other: int) -> int:
         """Trunks on a shortest way between the switches of two ports."""
@@ -220,15 +220,15 @@ class Clos:
 
     def joining(self, one: int, other: int) -> int | None:
         """By the number of the lower switch."""
-        low, high = min(one, other), max(one, other)
+        low, high, back = (one, other, 0) if one < other else (other, one, 1)
         tops = self.leaves + self.pods * self.spines
         if low < self.leaves <= high < tops:
             spine = high - self._spine(low, 0)
-            return low * self.spines + spine if 0 <= spine < self.spines else None
+            return 2 * (low * self.spines + spine) + back if 0 <= spine < self.spines else None
         if self.leaves <= low < tops <= high:
             core = high - self._core((low - self.leaves) % self.spines, 0)
             lower = self.leaves * self.spines + (low - self.leaves) * self.cores
-            return lower + core if 0 <= core < self.cores else None
+            return 2 * (lower + core) + back if 0 <= core < self.cores else None
         return None
 
     def hops(self, one: int, other: int) -> int:
@@ -303,12 +303,12 @@ class Torus:
         """Whichever of the two the other comes after."""
         first = 0
         for dimension, size in enumerate(self.shape):
-            for low, high in ((one, other), (other, one)):
+            for low, high, back in ((one, other, 0), (other, one, 1)):
                 if low != high and self._next(low, dimension, 1) == high:
                     if size > 2:
-                        return first + low
+                        return 2 * (first + low) + back
                     low, stride = min(low, high), self._stride(dimension)
-                    return first + low // (2 * stride) * stride + low % stride
+                    return 2 * (first + low // (2 * stride) * stride + low % stride) + int(low != one)
             first += self._in_dimension(dimension)
         return None
 

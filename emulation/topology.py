@@ -22,9 +22,10 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from emulation import layout
-from emulation.fabric import DirectedLink, Explicit, Flow, Woven, directed
+from emulation.fabric import DirectedLink, Explicit, Flow, Woven
 from emulation.figures import weakest
 from emulation.refusal import refuse
+from emulation.template import Template
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from emulation.fabric import Pattern
     from emulation.figures import Grade
     from emulation.profile import DeviceModel, Host, LinkKind, Profile
+    from emulation.template import Inner
 
 __all__ = ["KINDS", "DirectedLink", "Route", "Topology"]
 
@@ -51,62 +53,6 @@ class Route:
     grade: Grade
 
 
-class Inner(NamedTuple):
-    """A way inside a host."""
-
-    seconds: float
-    """How long the probe takes over it."""
-    links: tuple[int, ...]
-    """By their numbers in the template."""
-
-
-class Template:
-    """What is equal in all hosts of a group: links by number, and the ways over them by members' short names."""
-
-    def __init__(self, group: Host) -> None:
-        self.group = group
-        self.links: list[DirectedLink] = []
-        self.direct: dict[tuple[str, str], int] = {}
-        """(from, to) -> number of the link that joins them; of parallel ones the fastest."""
-        self.lanes: dict[tuple[str, str], int] = {}
-        self.devices = {f"{device.name}{n}": device.model for device in group.devices for n in range(device.count)}
-        groups = layout.host_groups(group)
-        self.members = [member for name in groups for member in layout.members(name, groups)]
-        self._graph: Any = None
-        self._ways: dict[str, dict[str, Inner]] = {}
-        for wire in layout.host_wires(group):
-            for left, right in ((wire.left, wire.right), (wire.right, wire.left)):
-                self._add(left, right, directed(left, right, wire.link, wire.link.kind, wire.lanes), wire.lanes)
-
-    def _add(self, left: str, right: str, link: DirectedLink, lanes: int) -> None:
-        known = self.direct.get((left, right))
-        if known is not None and self.links[known].capacity >= link.capacity:
-            return
-        self.direct[left, right] = len(self.links)
-        self.lanes[left, right] = lanes
-        self.links.append(link)
-
-    def ways(self, src: str) -> dict[str, Inner]:
-        """From one member to every other that can be reached without passing through an accelerator."""
-        import networkx
-
-        if src in self._ways:
-            return self._ways[src]
-        if self._graph is None:
-            self._graph = networkx.DiGraph(list(self.direct))
-        found = {src: Inner(0.0, ())}
-        if src in self._graph:
-
-            def seconds(left: str, right: str, _: object) -> float | None:
-                return None if left != src and left in self.devices else self.links[self.direct[left, right]].seconds
-
-            distance, paths = networkx.single_source_dijkstra(self._graph, src, weight=seconds)
-            for name, path in paths.items():
-                found[name] = Inner(distance[name], tuple(self.direct[pair] for pair in pairwise(path)))
-        self._ways[src] = found
-        return found
-
-
 class Exit(NamedTuple):
     """A way out of one host and into another: inside the first to a port, and from a port inside the other."""
 
@@ -116,6 +62,19 @@ class Exit(NamedTuple):
     leaving: str
     arriving: str
     into: tuple[int, ...]
+
+
+class Place(NamedTuple):
+    """Where a device is."""
+
+    host: str
+    short: str
+    group: int
+    """Number of its host group."""
+    start: int
+    """Number of its host's first link."""
+    kind: int
+    """Devices of one kind have the same ways out of their hosts and in."""
 
 
 class Links(Sequence[DirectedLink]):
@@ -177,7 +136,9 @@ class Topology:
         self._exits: dict[tuple[int, str, int, str], list[Exit]] = {}
         self._ports: list[list[str]] = [[] for _ in self._templates]
         self._class: dict[str, object] = {}
-        self._chosen: dict[tuple[object, ...], tuple[tuple[int, ...], Exit | None]] = {}
+        self._places: dict[str, Place] = {}
+        self._kinds: dict[tuple[object, ...], int] = {}
+        self._chosen: dict[tuple[int, int, bool], tuple[tuple[int, ...], Exit | None]] = {}
         self._hang()
         self._routes: dict[tuple[str, str, str], Route] = {}
         self.known: dict[object, object] = {}
@@ -316,13 +277,13 @@ class Topology:
         if (src, dst) in self._pinned:
             hops = [src, *self._pinned[src, dst], dst]
             return tuple(number for pair in pairwise(hops) if (number := self.joining(*pair)) is not None)
-        inner, exit = self._shortest(src, dst)
-        (head, start), (other, start_two) = self._at(src), self._at(dst)
+        here, there = self._where(src), self._where(dst)
+        inner, exit = self._shortest(here, there)
+        start, start_two, first = here.start, there.start, self._fabric_start
         if exit is None:
             return tuple([start + n for n in inner])
         pick = Flow(self.seed, src, dst, label)
-        way = self.fabric.way(f"{head}/{exit.leaving}", f"{other}/{exit.arriving}", pick)
-        first = self._fabric_start
+        way = self.fabric.way(f"{here.host}/{exit.leaving}", f"{there.host}/{exit.arriving}", pick)
         return (*[start + n for n in exit.out], *[first + n for n in way], *[start_two + n for n in exit.into])
 
     def exit(self, src: str, dst: str) -> Exit:
@@ -331,7 +292,7 @@ class Topology:
         Raises:
             ValueError: no chain of links over the fabric joins them.
         """
-        exit = self._shortest(src, dst)[1]
+        exit = self._shortest(self._where(src), self._where(dst))[1]
         if exit is None:
             raise ValueError(f"{src!r} and {dst!r} are not joined over the fabric")
         return exit
@@ -354,19 +315,32 @@ class Topology:
             return self.memory[other.partition("/")[0]]
         return number + self.start(other) - self.start(device)
 
-    def _shortest(self, src: str, dst: str) -> tuple[tuple[int, ...], Exit | None]:
+    def _where(self, device: str) -> Place:
+        found = self._places.get(device)
+        if found is None:
+            head, _, short = device.partition("/")
+            if head not in self._hosts:
+                self.profile.host(device)
+                raise ValueError(f"the cluster has no device {device!r}")
+            index, start = self._hosts[head]
+            # Hosts that hang on the same switches leave and enter alike.
+            kind = self._kinds.setdefault((index, short, self._class[head]), len(self._kinds))
+            found = self._places[device] = Place(head, short, index, start, kind)
+        return found
+
+    def _shortest(self, here: Place, there: Place) -> tuple[tuple[int, ...], Exit | None]:
         """The way inside a host, or out of it and into another."""
-        (head, _, one), (other, _, two) = src.partition("/"), dst.partition("/")
-        index, index_two = self._group(head, src), self._group(other, dst)
-        # Hosts that hang on the same switches leave and enter alike.
-        key = (index, one, self._class[head], index_two, two, self._class[other], head == other)
+        same = here.start == there.start and here.host == there.host
+        key = (here.kind, there.kind, same)
         found = self._chosen.get(key)
         if found is None:
-            inner = self._templates[index].ways(one).get(two) if head == other else None
-            exit = self._best_exit(self._ways_out(index, one, index_two, two), head, other, inner)
+            inner = self._templates[here.group].ways(here.short).get(there.short) if same else None
+            exits = self._ways_out(here.group, here.short, there.group, there.short)
+            exit = self._best_exit(exits, here.host, there.host, inner)
             if exit is None and inner is None:
-                text = f"no chain of links leads from {src!r} to {dst!r} except through accelerators or other hosts"
-                raise ValueError(text)
+                ends = f"{here.host}/{here.short}", f"{there.host}/{there.short}"
+                text = f"no chain of links leads from {ends[0]!r} to {ends[1]!r}"
+                raise ValueError(f"{text} except through accelerators or other hosts")
             found = self._chosen[key] = (inner.links if inner else (), exit)
         return found
 
@@ -383,17 +357,6 @@ class Topology:
             if total < best:
                 best, found = total, exit
         return found
-
-    def _at(self, device: str) -> tuple[str, int]:
-        head = device.partition("/")[0]
-        return head, self._hosts[head][1]
-
-    def _group(self, head: str, device: str) -> int:
-        known = self._hosts.get(head)
-        if known is None:
-            self.profile.host(device)
-            raise ValueError(f"the cluster has no device {device!r}")
-        return known[0]
 
     def _ways_out(self, index: int, src: str, other: int, dst: str) -> list[Exit]:
         """Ways out of one host and into another, the shortest inside first, equal ones in the order of ports."""

@@ -152,15 +152,19 @@ class Calibration:
         ]
 
     def _processor(self, share: int) -> Mapping:
-        """The model of the processor, of whose memory a process has its share."""
+        """The model of the whole processor (`share` 1), or of a process: one core of it, and a share of its memory."""
         families = self._families()
         arithmetic = [self.fits[n] for n in families if self.fits[n].knots and n.removesuffix(SUFFIX) in ARITHMETIC]
         peak = max((knot[1] for found in arithmetic for knot in found.knots), default=0.0)
-        copies = self.found.of("memcpy", processes=1)
+        processes = max(s.labels["processes"] for s in self.found.of("memcpy")) if share == 1 else 1
+        copies = [
+            (2 * s.labels["bytes"], processes * 2 * s.labels["bytes"] / s.median)
+            for s in self.found.of("memcpy", processes=processes)
+        ]
         probe = "operators" if self.found.of("operators") else "gemm"
         source = self._source(probe)
         figure = {"grade": "measured", "source": source}
-        moved = [2 * s.labels["bytes"] / s.median for s in copies]
+        moved = [moving for _, moving in copies]
         moved += [k[1] for n in families if n.removesuffix(SUFFIX) not in ARITHMETIC for k in self.fits[n].knots]
         fastest = max(moved)
         curves = {name: self._family(name, peak, fastest, probe) for name in families}
@@ -179,9 +183,7 @@ class Calibration:
                 "efficiency": {
                     "grade": "measured",
                     "source": self._source("memcpy"),
-                    "points": _falling(
-                        [(2 * s.labels["bytes"], 2 * s.labels["bytes"] / s.median) for s in copies], fastest
-                    ),
+                    "points": _falling(copies, fastest),
                 },
             },
             "compute": {"fp32": compute},

@@ -307,7 +307,16 @@ def _unidentified(names: Sequence[str], fitted: Array, low: Array, high: Array, 
             found[name] = f"at its {side} bound {math.exp(fitted[n]):.3g}"
         elif float(np.max(np.abs(slopes[:, n]))) < FLAT:
             found[name] = f"no time depends on it by more than {FLAT:.0%}"
+        elif _explained(slopes, n) < FLAT:
+            found[name] = "what it does to the times, others do as well"
     return found
+
+
+def _explained(slopes: Array, n: int) -> float:
+    """Largest effect of parameter `n` on a time that changes of the other parameters do not have too."""
+    others = np.delete(slopes, n, axis=1)
+    share, *_ = np.linalg.lstsq(others, slopes[:, n], rcond=None)
+    return float(np.max(np.abs(slopes[:, n] - others @ share)))
 
 
 def _held_out(

@@ -54,6 +54,8 @@ class Measurement:
     series: list[Series] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     """Probe -> why it, or a part of it, was not run."""
+    failed: list[str] = field(default_factory=list)
+    """Probes that broke off; their reason is in `skipped`."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Probe -> how long it took."""
 
@@ -208,6 +210,7 @@ def _run(probe: Probe, found: Measurement, pool: Pool) -> bool:
     except ProbeError as error:
         # The others' figures are as good as they are.
         found.skipped[probe.name] = str(error)
+        found.failed.append(probe.name)
         return False
     found.seconds[probe.name] = time.perf_counter() - begin
     return True

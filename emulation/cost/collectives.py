@@ -94,9 +94,16 @@ def idle_time(cost: Cost) -> float:
 
 
 def _kinds_of(group: Sequence[str], topology: Topology) -> tuple[LinkKind, LinkKind]:
-    key = ("kinds", tuple(group))
+    hosts = by_host(group, topology)
+    # On one host, equal on all that are like it.
+    members = tuple(rank.partition("/")[2] for rank in hosts[0])
+    key = (
+        ("kinds", topology.group_of(group[0]), members)
+        if len(hosts) == 1 and not topology.profile.routes
+        else ("kinds", tuple(group))
+    )
     if key not in topology.known:
-        topology.known[key] = _step_kinds(by_host(group, topology), topology)
+        topology.known[key] = _step_kinds(hosts, topology)
     return cast("tuple[LinkKind, LinkKind]", topology.known[key])
 
 
@@ -187,15 +194,33 @@ class _Work(NamedTuple):
 def _work(algorithm: str, op: str, group: Sequence[str], topology: Topology) -> _Work | None:
     key = (algorithm, op, tuple(group))
     if key not in topology.known:
-        form = _FORMS[algorithm](op, by_host(group, topology), topology)
-        if form is None:
-            topology.known[key] = None
-        else:
-            links = topology.links
-            alone = sum(max(amount / links[link].capacity for link, amount in phase.items()) for phase in form.phases)
-            grade = weakest({links[link].grade for link in form.usage})
-            topology.known[key] = _Work(form.inner, form.outer, tuple(form.usage.items()), alone, grade)
+        hosts = by_host(group, topology)
+        alone = len(hosts) == 1 and not topology.profile.routes
+        topology.known[key] = (
+            _on_one_host(algorithm, op, hosts[0], topology) if alone else _worked_out(algorithm, op, hosts, topology)
+        )
     return cast("_Work | None", topology.known[key])
+
+
+def _on_one_host(algorithm: str, op: str, ranks: list[str], topology: Topology) -> _Work | None:
+    """As on the first host that has the same ranks, on its own links."""
+    key = (algorithm, op, topology.group_of(ranks[0]), *(rank.partition("/")[2] for rank in ranks))
+    if key not in topology.known:
+        topology.known[key] = (ranks[0], _worked_out(algorithm, op, [ranks], topology))
+    first, work = cast("tuple[str, _Work | None]", topology.known[key])
+    if work is None or first == ranks[0]:
+        return work
+    return work._replace(usage=tuple([(topology.moved(link, first, ranks[0]), share) for link, share in work.usage]))
+
+
+def _worked_out(algorithm: str, op: str, hosts: Hosts, topology: Topology) -> _Work | None:
+    form = _FORMS[algorithm](op, hosts, topology)
+    if form is None:
+        return None
+    links = topology.links
+    alone = sum(max(amount / links[link].capacity for link, amount in phase.items()) for phase in form.phases)
+    grade = weakest({links[link].grade for link in form.usage})
+    return _Work(form.inner, form.outer, tuple(form.usage.items()), alone, grade)
 
 
 def _ring(op: str, hosts: Hosts, topology: Topology) -> _Form | None:

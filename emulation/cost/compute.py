@@ -3,7 +3,8 @@
 A kernel takes ``launch + max(flops / (peak * eta_f(flops)), bytes / (bandwidth * eta_b(bytes)))``: it is limited by
 arithmetic or by memory, whichever is slower (Williams, Waterman, Patterson: Roofline, CACM 2009). The efficiencies eta
 are monotone and piecewise linear in the logarithm of the work, because small kernels fill a processor badly. A profile
-may say what each family of operators gets instead, products by their shape, and what launching one takes.
+may have efficiencies and a launch time for each family of operators, and for matrix products the sizes at which they
+reach half of their rate.
 """
 
 from __future__ import annotations
@@ -35,9 +36,13 @@ def kernel(node: Node, model: DeviceModel) -> Cost:
     throughput = model.compute[node.dtype]
     own = throughput.family(node.family)
     launch = own.launch if own and own.launch else model.launch
+    curve = own.bytes if own else None
     arithmetic = node.flops / throughput.rate(node.flops, node.family, node.shape) if node.flops else 0.0
-    memory, memory_grade = _memory(node, model, own)
-    limit = throughput.grade_at(node.flops, node.family) if arithmetic >= memory else memory_grade
+    memory = node.nbytes / bandwidth.rate(node.nbytes, curve) if node.nbytes else 0.0
+    bound_by_arithmetic = arithmetic >= memory
+    limit = (
+        throughput.grade_at(node.flops, node.family) if bound_by_arithmetic else bandwidth.grade_at(node.nbytes, curve)
+    )
     grade = weakest((limit, launch.grade)) if node.flops or node.nbytes else launch.grade
     return Cost("compute", grade, fixed=picoseconds(launch.value + max(arithmetic, memory)))
 

@@ -56,7 +56,9 @@ def in_hosts(hosts: Hosts, local: Callable[[list[str]], Usage], topology: Topolo
 
 
 def equal_hosts(hosts: Hosts, topology: Topology) -> list[Hosts]:
-    """Hosts of one group with the same members taking part, together."""
+    """Hosts of one group with the same members taking part, together; with pinned routes, no two are equal."""
+    if topology.profile.routes:
+        return [[ranks] for ranks in hosts]
     alike: dict[tuple[object, ...], Hosts] = {}
     for ranks in hosts:
         members = tuple(rank.partition("/")[2] for rank in ranks)

@@ -55,7 +55,7 @@ COLUMNS = (
     "iteration time (ms)",
 )
 NAMES = ("gpus", "batch", "micro_batch", "hidden", "heads", "layers", "sequence", "tensor", "data", "pipeline")
-SHARED, SHARED_FAMILY, SHAPE = 0.10, 0.20, 0.10
+SHARED, SHARED_FAMILY, SHAPE = 0.05, 0.20, 0.10
 """Scales of the discrepancy's effects, in logarithms."""
 NOISE_CLUSTER, NOISE_NODE = 0.08, 0.03
 """Scales of what is left."""
@@ -106,15 +106,15 @@ def fit(rows: Sequence[Row], seed: int, *, simulate: bool = True) -> Callable[[R
     """
     messages = Messages(fitted_tables(rows))
     steps = _steps(rows)
-    known: dict[bool, Model] = {}
-    for several in (False, True):
+
+    @cache
+    def model(several: bool) -> Model | None:
         own = [row for row in steps if _several(row) == several]
-        if own:
-            known[several] = Model.fitted(steps if several else own, several, messages, seed, simulate)
+        return Model.fitted(steps if several else own, several, messages, seed, simulate) if own else None
 
     def predict(row: Row) -> Prediction | None:
-        model = known.get(_several(row)) if "gpus" in row.features else None
-        return model.predict(row) if model else None
+        known = model(_several(row)) if "gpus" in row.features else None
+        return known.predict(row) if known else None
 
     return predict
 
@@ -127,9 +127,11 @@ class Estimate:
     discrepancy: Discrepancy
 
     @classmethod
-    def fitted(cls, steps: Sequence[Row], form: ClosedForm, own: Callable[[Row], bool]) -> Estimate:
+    def fitted(
+        cls, steps: Sequence[Row], form: ClosedForm, own: Callable[[Row], bool], start: Figures | None = None
+    ) -> Estimate:
         """Figures from all `steps`, whose closed form is given, and the discrepancy of those of the `own` kind."""
-        figures = fit_figures(form)
+        figures = fit_figures(form, start)
         pairs = [(row, time) for row, time in zip(steps, form.times(figures), strict=True) if own(row)]
         residuals = [math.log(row.seconds / time) for row, time in pairs]
         noise = NOISE_CLUSTER if _several(pairs[0][0]) else NOISE_NODE
@@ -164,10 +166,11 @@ class Model:
         mine = [row for row in steps if own(row)]
         families = list(dict.fromkeys(row.family for row in mine))
         folds = _folds(mine, seed)
-        within = [pair for out in folds for pair in _left_out(steps, form, own, out)]
-        parts = [[row for row in mine if row.family == family] for family in families] if len(families) > 1 else folds
-        across = [pair for out in parts for pair in _left_out(steps, form, own, out)]
         estimate = Estimate.fitted(steps, form, own)
+        start = estimate.figures
+        within = [pair for out in folds for pair in _left_out(steps, form, own, out, start)]
+        parts = [[row for row in mine if row.family == family] for family in families] if len(families) > 1 else folds
+        across = [pair for out in parts for pair in _left_out(steps, form, own, out, start)]
         return cls(estimate, messages, frozenset(families), _grouped(within), _grouped(across), simulate)
 
     def predict(self, row: Row) -> Prediction:
@@ -253,7 +256,7 @@ def _folds(rows: Sequence[Row], seed: int) -> list[list[Row]]:
 
 
 def _left_out(
-    steps: Sequence[Row], form: ClosedForm, own: Callable[[Row], bool], out: Sequence[Row]
+    steps: Sequence[Row], form: ClosedForm, own: Callable[[Row], bool], out: Sequence[Row], start: Figures
 ) -> list[tuple[bool, float]]:
     """(Whether pipelines share a host, log(measured / predicted)) of rows that are left out of the fit."""
     gone = {row.key for row in out}
@@ -262,7 +265,7 @@ def _left_out(
     rest = [steps[number] for number in stay]
     if not any(own(row) for row in rest):
         return []
-    estimate = Estimate.fitted(rest, form.taken(stay), own)
+    estimate = Estimate.fitted(rest, form.taken(stay), own, start)
     pairs = zip([steps[number] for number in left], form.taken(left).times(estimate.figures), strict=True)
     return [(_shared(row) > 0, math.log(row.seconds / estimate.corrected(row, time))) for row, time in pairs]
 

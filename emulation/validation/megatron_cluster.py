@@ -161,29 +161,30 @@ SOURCES = {
 
 
 def _gpu(figures: Figures) -> dict[str, Any]:
-    memory = _figure(figures.memory, "fit")
-    moving = {"memory": memory}
+    moving = {"bytes": _constant(figures.memory, "B", "fit")}
+    products = _constant(figures.matmul, "FLOP", "fit")
+    half = {"rows": figures.rows, "columns": figures.columns, "grade": "prior", "source": "fit"}
     families = {
-        "matmul": {
-            "arithmetic": _figure(figures.matmul, "fit"),
-            "rows": _figure(figures.rows, "fit"),
-            "columns": _figure(figures.columns, "fit"),
-            **moving,
-        },
-        "attention": {"arithmetic": _figure(figures.attention, "fit"), **moving},
+        "matmul": {"flops": products, "half": half, **moving},
+        "attention": {"flops": _constant(figures.attention, "FLOP", "fit"), **moving},
         "elementwise": moving,
         "normalization": moving,
         "embedding": moving,
-        "optimizer": {"memory": _figure(OPTIMIZER, "calculon")},
+        "optimizer": {"bytes": _constant(OPTIMIZER, "B", "calculon")},
     }
     return {
         "kind": "gpu",
         "memory": _figure("80 GB", "a100"),
-        "memory_bandwidth": {"peak": _figure(f"{BANDWIDTH!r} B/s", "a100")},
+        "memory_bandwidth": {"peak": _figure(f"{BANDWIDTH / 1e12:g} TB/s", "a100")},
+        "compute": {"fp16": {"peak": _figure(f"{PEAK / 1e12:g} TFLOP/s", "a100"), "families": families}},
         # The host's time to launch is in `framework`; the device does not wait for it.
         "launch": _figure("0 s", "fit"),
-        "compute": {"fp16": {"peak": _figure(f"{PEAK!r} FLOP/s", "a100"), "families": families}},
     }
+
+
+def _constant(value: float, unit: str, source: str) -> dict[str, Any]:
+    """An efficiency that does not depend on the work."""
+    return {"grade": "prior", "source": source, "points": [{"at": f"1 {unit}", "value": value}]}
 
 
 def _cpu() -> dict[str, Any]:

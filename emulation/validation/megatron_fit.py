@@ -280,8 +280,8 @@ class Messages:
         return self._found[ranks, node]
 
 
-def fit_figures(form: ClosedForm) -> Figures:
-    """The figures that fit some cases best."""
+def fit_figures(form: ClosedForm, start: Figures | None = None) -> Figures:
+    """The figures that fit some cases best; looked for from `start`, or from the medians of the priors."""
     import numpy as np
     from scipy.optimize import least_squares
 
@@ -297,8 +297,9 @@ def fit_figures(form: ClosedForm) -> Figures:
         robust = np.sign(error) * np.sqrt(weight * np.log1p(error**2))
         return np.concatenate([(point - centre) / scale, robust])
 
-    start = np.clip(centre, bounds[0] + 1e-6, bounds[1] - 1e-6)
-    return _figures(least_squares(losses, start, bounds=bounds, max_nfev=60).x)
+    first = np.log([getattr(start, name) for name in NAMES]) if start else centre
+    inside = np.clip(first, bounds[0] + 1e-6, bounds[1] - 1e-6)
+    return _figures(least_squares(losses, inside, bounds=bounds, max_nfev=60).x)
 
 
 def _figures(point: Floats) -> Figures:

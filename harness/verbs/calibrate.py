@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     if made:
         _write(target, describe.to_yaml(made).encode())
     _report(found, made, target, written, as_json=args.json)
-    return int(Exit.OK)
+    return int(Exit.FAILED if found.failed else Exit.OK)
 
 
 def _target(to: str, name: str) -> Path:

@@ -98,6 +98,8 @@ def _hardware(args: argparse.Namespace) -> list[dict[str, Any]]:
                 "gpus/host": has.gpus,
                 "rdma": "yes" if has.rdma else "no",
                 "grade": str(profile.grade),
+                "calibrated": profile.calibration.date[:10] if profile.calibration else "",
+                "digest": profile.digest[:12],
                 "description": " ".join(profile.description.split()),
             }
         )

@@ -14,6 +14,7 @@ from emulation.evaluate import simulate
 from emulation.graph import Workload
 from emulation.profile import Profile
 from emulation.topology import Topology
+from harness.hardware import load_profile
 
 quickly = settings(deadline=None, max_examples=40)
 WIRE = {
@@ -263,3 +264,26 @@ def test_seed_changes_nothing_where_there_is_no_choice(build, seed):
         work.transfer(f"host{h}/gpu0", f"host{(h + 1) % HOSTS}/gpu1", 10**6)
     profile = build("flat", "nvswitch")
     assert simulate(work, profile, seed=seed).summary() == simulate(work, profile).summary()
+
+
+@pytest.mark.parametrize("name", ["a100x8-hdr-rails", "h100x8-ndr-rails"])
+@pytest.mark.parametrize("op", ["all-reduce", "all-gather", "all-to-all"])
+def test_a_thousand_ranks_on_rails_are_bound_by_their_adapters(name, op):
+    profile = load_profile(f"{name}@128")
+    topology = Topology(profile)
+    work = Workload()
+    work.collective(op, _group(128, 8), 2**30)
+    cost = collective(work.nodes[0], topology)
+    carried = {topology.links[number].name: amount for number, amount in cost.traffic}
+    adapters = [
+        carried[f"host{h}/nic{n}>fabric/leaf{h // leaf_hosts(profile) * 8 + n}"] for h in (0, 127) for n in range(8)
+    ]
+    assert adapters == pytest.approx([adapters[0]] * 16)
+    # Routing by destination on a full fat tree: nowhere is more to be carried than by an adapter.
+    assert max(amount for link, amount in carried.items() if "fabric" in link) == pytest.approx(adapters[0])
+    ring = bus_factor(op, 1024) * 2**30 / 8 if op != "all-to-all" else 2**30 * (1024 - 8) / 1024
+    assert adapters[0] == pytest.approx(ring)
+
+
+def leaf_hosts(profile):
+    return profile.fabric.topology.leaf_ports
