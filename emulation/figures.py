@@ -84,6 +84,12 @@ class FractionFigure(Figure):
     value: Fraction = Field(gt=0, le=1)
 
 
+class SizeFigure(Figure):
+    """A number of rows or columns."""
+
+    value: float = Field(ge=0, allow_inf_nan=False)
+
+
 class FactorFigure(Figure):
     """How many times longer something takes."""
 

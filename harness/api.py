@@ -27,6 +27,7 @@ from emulation.units import (
     Rate,
     Strict,
 )
+from harness.allocator import retain_freed_memory
 from harness.canonical import digest
 from harness.errors import BackendError, EnvironmentLacks, HarnessError, PlanError, Problem, nearest
 
@@ -64,6 +65,7 @@ __all__ = [
     "Repeat",
     "RunContext",
     "nearest",
+    "retain_freed_memory",
 ]
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 GROUP = "harness.engines"
-BUILT_IN: Mapping[str, str] = MappingProxyType({"rdma": "engines.rdma"})
+BUILT_IN: Mapping[str, str] = MappingProxyType({"rdma": "engines.rdma", "megatron": "engines.megatron"})
 """Name to package."""
 
 

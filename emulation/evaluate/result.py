@@ -218,6 +218,14 @@ class Result:
             found[device] = Communication(_seconds(_length(talking) - both), _seconds(both))
         return found
 
+    def busy(self, stream: str) -> dict[str, float]:
+        """Seconds in which something ran on a stream, by device; of a folded program, by representative."""
+        found: dict[str, int] = {}
+        for node in self._nodes:
+            for device in node.devices if node.stream == stream else ():
+                found[device] = found.get(device, 0) + self._duration(node.id)
+        return {device: _seconds(spent) for device, spent in found.items()}
+
     @cached_property
     def slices(self) -> tuple[Slice, ...]:
         """The timeline: one slice for each node and device that took time, in node order."""

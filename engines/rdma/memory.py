@@ -10,8 +10,6 @@ import mmap
 
 POPULATE_WRITE = 23
 """MADV_POPULATE_WRITE (Linux 5.14), which the mmap module has no name for."""
-M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
-"""Parameters of glibc's `mallopt`."""
 
 
 def prepare_pages(memory: mmap.mmap, *, populate: bool) -> None:
@@ -28,19 +26,3 @@ def anonymous(nbytes: int) -> memoryview:
     memory = mmap.mmap(-1, max(nbytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     prepare_pages(memory, populate=True)
     return memoryview(memory)[:nbytes]
-
-
-def retain_freed_memory() -> bool:
-    """Make the C allocator keep what is freed instead of giving it back to the kernel, in this process.
-
-    Returns:
-        Whether the allocator took the settings (glibc does, others need none or have their own).
-    """
-    import ctypes
-
-    library = ctypes.CDLL(None)
-    if not hasattr(library, "mallopt"):
-        return False
-    settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_ARENA_MAX, 1))
-    taken = [library.mallopt(parameter, value) == 1 for parameter, value in settings]
-    return all(taken)

@@ -18,7 +18,7 @@ from engines.rdma import memory, transports
 from engines.rdma.session import Session
 from engines.rdma.tensors import Payload, fill, first_difference
 from engines.rdma.transports.one_sided import OneSidedSender, registered_bytes
-from harness.api import HarnessError, Measurement
+from harness.api import HarnessError, Measurement, retain_freed_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -68,7 +68,7 @@ def run(job: Job, context: RunContext) -> Iterator[Measurement]:
         EnvironmentLacks: a transport's library is absent, or `shm` between two hosts.
     """
     if job.allocator == "retain":
-        memory.retain_freed_memory()
+        retain_freed_memory()
     with ExitStack() as stack:
         session = stack.enter_context(Session(context, job.timeout))
         if context.rank == 0:

@@ -7,10 +7,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from engines.rdma import memory, transports
+from engines.rdma import transports
 from engines.rdma.session import Session
 from engines.rdma.tensors import Payload
 from engines.rdma.transports.one_sided import registered_bytes
+from harness.api import retain_freed_memory
 from harness.execution.rendezvous import FileRendezvous
 
 
@@ -23,7 +24,7 @@ class Context:
 
 
 def main(directory, name, payload):
-    memory.retain_freed_memory()
+    retain_freed_memory()
     with Session(Context(1, FileRendezvous(Path(directory))), 30.0) as session:
         receiver = transports.open_receiver(name, session, registered_bytes(payload))
         receiver.prepare(payload)

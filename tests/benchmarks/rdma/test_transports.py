@@ -21,6 +21,7 @@ from engines.rdma import memory, transports
 from engines.rdma.session import Session
 from engines.rdma.tensors import Payload, Tensor, fill
 from engines.rdma.transports.one_sided import registered_bytes
+from harness.api import retain_freed_memory
 from harness.execution.rendezvous import FileRendezvous
 
 RECEIVER = Path(__file__).with_name("receiver.py")
@@ -34,7 +35,7 @@ MARGIN = 2.0
 @contextmanager
 def connected(directory, name, payload):
     """A prepared sender whose receiver is another process, and the way to announce a step."""
-    memory.retain_freed_memory()
+    retain_freed_memory()
     command = [sys.executable, str(RECEIVER), str(directory), name, json.dumps(payload.to_json())]
     receiver = subprocess.Popen(command)
     try:

@@ -18,12 +18,14 @@ def test_an_installed_engine_is_found_by_its_entry_point(install):
     entry = registry.find("toy")
     assert entry.package == "toy_engine"
     assert entry.Spec.VERSION == "3"
-    assert registry.names() == ["rdma", "toy"]
+    assert registry.names() == [*registry.BUILT_IN, "toy"]
 
 
 def test_an_unknown_engine_has_a_suggestion(install):
     install("toyota", "toy_engine")
-    with pytest.raises(SpecError, match=r"no engine 'toyta'; expected one of: rdma, toyota; did you mean 'toyota'\?"):
+    with pytest.raises(
+        SpecError, match=r"no engine 'toyta'; expected one of: rdma, megatron, toyota; did you mean 'toyota'\?"
+    ):
         registry.find("toyta")
 
 

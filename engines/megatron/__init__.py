@@ -1,0 +1,1 @@
+"""Training a GPT with data, tensor and pipeline parallelism, for real and emulated (Megatron-LM)."""
