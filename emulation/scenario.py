@@ -106,6 +106,12 @@ class Scenario:
         return len(self.stages) == 1 and not self.stages[0].down and not self.aborts
 
     @property
+    def is_even(self) -> bool:
+        """Whether it treats equal nodes of equal devices equally, so that ranks it leaves alone stay alike."""
+        drawn = bool(self._of(Jitter)) or any(fault.jitter for fault in self._of(Latency))
+        return self.is_static and not drawn
+
+    @property
     def aborts(self) -> list[NodeDeath]:
         """Deaths that end the run."""
         return [death for death in self.deaths if isinstance(death.policy, Abort)]
@@ -242,6 +248,15 @@ class Scenario:
         return dict(extra)
 
     # What becomes of costs
+
+    def changes(self, node: Node) -> bool:
+        """Whether links are so from the beginning that a node costs something else."""
+        return self.stages[0].topology is not self.topology and node.kind in COMMUNICATES
+
+    def throughout(self, node: Node, clean: Cost, price: Callable[..., Cost]) -> Cost:
+        """What a node costs under an even scenario; `price` asks the cost models (see `on_stage`)."""
+        cost = on_stage(node, clean, self.stages[0], price) if self.changes(node) else clean
+        return changed(cost, self.stretches([node]).get(0, 1.0), self.delays([node], [clean]).get(0, 0))
 
     def stretches(self, actions: Sequence[Node]) -> dict[int, float]:
         """Place of an action -> how many times longer it takes throughout, where that is not 1."""

@@ -14,21 +14,24 @@ if TYPE_CHECKING:
 
     from emulation.cost import Cost
     from emulation.meetings import Meeting
-    from emulation.topology import Topology
+    from emulation.topology import DirectedLink, Topology
 
 
-def overlaps(meetings: Sequence[Meeting], costs: Sequence[Cost], topology: Topology) -> dict[int, dict[str, float]]:
+def overlaps(
+    meetings: Sequence[Meeting], costs: Sequence[Cost], topology: Topology, links: Sequence[DirectedLink]
+) -> dict[int, dict[str, float]]:
     """For each task that slows kernels down: the devices on which it does, and s.
 
-    Only devices that compute in this workload are listed; a device whose model has no such figure never is.
+    Weights of costs number `links`. Only devices that compute in this workload are listed; a device whose model has no
+    such figure never is.
     """
     kernels = {m.action.devices[0] for m in meetings if m.action.kind == "compute"}
     slowed = {device: figures for device in kernels if (figures := topology.model(device).overlap)}
     found: dict[int, dict[str, float]] = {}
     for task, (meeting, cost) in enumerate(zip(meetings, costs, strict=True)):
-        if not slowed or len(meeting.action.devices) < 2:
+        if not slowed or meeting.action.kind == "compute":
             continue
-        kinds = {topology.links[link].kind for link, _ in cost.weights}
+        kinds = {links[link].kind for link, _ in cost.weights}
         devices = {
             device: max((f.value for kind, f in slowed[device].items() if kind in kinds), default=0.0)
             for device in meeting.action.devices

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from emulation.graph import Workload
     from emulation.profile import Profile
     from emulation.program import Program
+    from emulation.scenario import Scenario
     from emulation.topology import Topology
 
 __all__ = ["Evaluator", "Result", "simulate"]
@@ -44,8 +45,9 @@ def simulate(
         evaluator: `sweep` takes every link to be idle, in one pass, and refuses if it was not; `events` shares links;
             `auto` sweeps, and falls back on the events where links were shared. Where both can, they agree to the
             picosecond.
-        faults: what goes wrong meanwhile (see `emulation.faults`); how the run ends is part of the result. A program
-            with faults is expanded, not folded: its ranks are not alike any more.
+        faults: what goes wrong meanwhile (see `emulation.faults`); how the run ends is part of the result. What holds
+            throughout splits only the classes of the ranks it touches; a program with jitter, or with faults that come
+            and go, is expanded rank by rank.
 
     Returns:
         Times, traffic, memory, the critical path, and the claimed band; equal on every run, bit for bit.
@@ -60,6 +62,7 @@ def simulate(
     from emulation.evaluate.disturbed import Disturbed
     from emulation.evaluate.events import Run
     from emulation.evaluate.folding import Folded
+    from emulation.evaluate.groups import Pricing
     from emulation.evaluate.outcome import recover
     from emulation.evaluate.result import Result
     from emulation.evaluate.room import Contended
@@ -70,11 +73,14 @@ def simulate(
     from emulation.topology import Topology
 
     topology = Topology(profile, seed)
-    if not isinstance(workload, Workload) and (faults or _is_shared(workload, topology)):
-        workload = workload.expand()
-    folded = None if isinstance(workload, Workload) else Folded(workload, topology)
     scenario = Scenario(faults, topology, seed) if faults else None
-    tasks = folded.tasks if folded else Tasks(cast("Workload", workload), topology, scenario=scenario)
+    folded = None
+    if not isinstance(workload, Workload) and _folds(workload, topology, scenario):
+        # A kernel that communication slows down has to be a node of its own.
+        slowed = any(topology.profile.models[name].overlap for name in topology.profile.models)
+        folded = Folded(workload, topology, Pricing(workload, topology, scenario), fuse=not slowed)
+    flat = workload if isinstance(workload, Workload) else None if folded else workload.expand()
+    tasks = folded.tasks if folded else Tasks(cast("Workload", flat), topology, scenario=scenario)
     if evaluator == "sweep" and not tasks.is_static:
         raise WorkloadError(
             "what this takes changes while it runs (faults, kernels beside communication): use the events"
@@ -95,10 +101,13 @@ def simulate(
     return Result(run, folded)
 
 
-def _is_shared(program: Program, topology: Topology) -> bool:
-    """Whether what a rank's kernels take depends on what else runs, which a fused segment cannot tell."""
-    models = {id(model): model for model in map(topology.model, program.mesh.devices)}
-    return any(model.kind == "cpu" or model.overlap for model in models.values())
+def _folds(program: Program, topology: Topology, scenario: Scenario | None) -> bool:
+    """Whether ranks can be told apart by their hardware and neighbours alone.
+
+    Not where kernels of several ranks share a host's cores, nor where each draws its own luck or things change in time.
+    """
+    on_cores = any(topology.model(device).kind == "cpu" for device in program.mesh.devices)
+    return not on_cores and (scenario is None or scenario.is_even)
 
 
 def __getattr__(name: str) -> Any:

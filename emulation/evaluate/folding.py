@@ -117,7 +117,8 @@ class Folded:
                     costs.append(stage.cost)
                     reached |= dict.fromkeys(stage.representatives, number)
             last.append(reached)
-        return Tasks(work, topology, costs=costs, links=links)
+        hosts = frozenset(device.split("/", 1)[0] for device in self.program.mesh.devices)
+        return Tasks(work, topology, costs=costs, links=links, scenario=self.pricing.scenario, hosts=hosts)
 
     def _stages(
         self, item: Item, priced: Sequence[Groups], classes: dict[int, list[GroupClass]], fuser: Fuser

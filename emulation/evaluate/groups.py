@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from emulation.cost import Cost
     from emulation.program import Block, Item, Part, Program
-    from emulation.topology import Topology
+    from emulation.scenario import Scenario
+    from emulation.topology import DirectedLink, Topology
 
 
 class Incidences(NamedTuple):
@@ -67,13 +68,20 @@ class Groups:
 class Pricing:
     """Costs of the items of a program on a topology; computed when first asked for, then kept.
 
+    Args:
+        program: what is done.
+        topology: on what.
+        scenario: what is wrong throughout; it has to be even (`Scenario.is_even`).
+
     Raises:
         WorkloadError: a cost model lacks a figure or a way for a part.
     """
 
-    def __init__(self, program: Program, topology: Topology) -> None:
+    def __init__(self, program: Program, topology: Topology, scenario: Scenario | None = None) -> None:
         self.program = program
         self.topology = topology
+        self.scenario = scenario
+        self.links: Sequence[DirectedLink] = scenario.stages[0].links if scenario else topology.links
         self.models = [topology.model(device) for device in program.mesh.devices]
         """Of each rank."""
         self._known: dict[tuple[object, ...], Groups] = {}
@@ -97,7 +105,7 @@ class Pricing:
         if key not in self._known:
             if part.kind == "collective":
                 ranks = block.ranks[block.groups(part.axes)]
-                costs = tuple(node_cost(part_node(part, self._names(row), ""), self.topology) for row in ranks.tolist())
+                costs = tuple(self._cost(part_node(part, self._names(row), "")) for row in ranks.tolist())
             else:
                 ranks = block.ranks[:, None]
                 costs = tuple(self._kernel(part, rank) for rank in block.ranks.tolist())
@@ -108,10 +116,15 @@ class Pricing:
         # Processors of one model are alike, but for what each has to itself: the links its kernels use.
         device, model = self.program.mesh.devices[rank], self.models[rank]
         host = device.split("/", 1)[0] if model.kind == "cpu" else ""
-        key = (part, id(model), host)
+        pace = self.scenario.compute_factor(device) if self.scenario else 1.0
+        key = (part, id(model), host, pace)
         if key not in self._kernels:
-            self._kernels[key] = node_cost(part_node(part, (device,), ""), self.topology)
+            self._kernels[key] = self._cost(part_node(part, (device,), ""))
         return self._kernels[key]
+
+    def _cost(self, node: Node) -> Cost:
+        cost = node_cost(node, self.topology)
+        return self.scenario.throughout(node, cost, node_cost) if self.scenario else cost
 
     def _transfer(self, item: Item) -> Groups:
         assert item.to is not None
@@ -119,7 +132,7 @@ class Pricing:
         if key not in self._known:
             ranks = np.stack([item.block.ranks, item.to.ranks], axis=1)
             nodes = [Node(-1, "transfer", "", self._names(pair), "", (), item.nbytes) for pair in ranks.tolist()]
-            self._known[key] = Groups(ranks, tuple(node_cost(node, self.topology) for node in nodes), nodes[0])
+            self._known[key] = Groups(ranks, tuple(map(self._cost, nodes)), nodes[0])
         return self._known[key]
 
     def _memory(self, item: Item) -> Groups:

@@ -33,10 +33,12 @@ class Partition:
     """
 
     def __init__(self, pricing: Pricing, distinct: Sequence[Groups]) -> None:
-        self._topology = pricing.topology
+        self._of = pricing.links
         self._distinct = distinct
-        models: dict[int, int] = {}
-        start = [models.setdefault(id(model), len(models)) for model in pricing.models]
+        kinds: dict[tuple[int, int], int] = {}
+        held = pricing.scenario.pressure if pricing.scenario else lambda _: 0
+        hardware = zip(map(id, pricing.models), map(held, pricing.program.mesh.devices), strict=True)
+        start = [kinds.setdefault(kind, len(kinds)) for kind in hardware]
         self.ranks: Colours = np.array(start, dtype=np.int64)
         """Class of each rank."""
         links = [found.link for groups in distinct for found in (groups.weights, groups.traffic)]
@@ -55,7 +57,7 @@ class Partition:
         """For each link class its first link, and how many there are."""
         _, first, counts = np.unique(self._links, return_index=True, return_counts=True)
         numbers = self._used[first].tolist()
-        return [(self._topology.links[link], count) for link, count in zip(numbers, counts.tolist(), strict=True)]
+        return [(self._of[link], count) for link, count in zip(numbers, counts.tolist(), strict=True)]
 
     def folded(self, groups: Groups, moved: Incidences) -> list[tuple[tuple[int, float], ...]]:
         """For each class of groups, what they move together over one link of each link class that they use."""
@@ -71,7 +73,7 @@ class Partition:
 
     def _kinds(self) -> Colours:
         kinds: dict[tuple[object, ...], int] = {}
-        links = [self._topology.links[number] for number in self._used.tolist()]
+        links = [self._of[number] for number in self._used.tolist()]
         found = [kinds.setdefault((link.kind, link.capacity), len(kinds)) for link in links]
         return np.array(found, dtype=np.int64)
 

@@ -54,7 +54,7 @@ class RankSweep:
     def __init__(self, pricing: Pricing) -> None:
         self.pricing = pricing
         self.program = pricing.program
-        self._links: Sequence[DirectedLink] = pricing.topology.links
+        self._links: Sequence[DirectedLink] = pricing.links
         self._priced = [pricing.of(item) for item in self.program.items]
         self._durations: dict[int, tuple[Times, Times]] = {}
         self._watched = self._find_watched()

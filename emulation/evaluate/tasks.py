@@ -44,7 +44,8 @@ class Tasks:
         topology: on what.
         costs: of each node, where they are known already (a folded program); else the cost models are asked.
         links: what the weights of these costs number; else the links of the topology.
-        scenario: what goes wrong meanwhile; costs are those with which it begins.
+        scenario: what goes wrong meanwhile; costs are those with which it begins, and so are given ones.
+        hosts: that take part, where the workload does not name them all (a folded program).
 
     Raises:
         WorkloadError: the graph is wrong in itself or for this topology.
@@ -58,6 +59,7 @@ class Tasks:
         costs: Sequence[Cost] = (),
         links: Sequence[DirectedLink] | None = None,
         scenario: Scenario | None = None,
+        hosts: frozenset[str] = frozenset(),
     ) -> None:
         check_devices(workload, topology.order)
         self.workload = workload
@@ -76,10 +78,11 @@ class Tasks:
         self.overlaps: dict[int, dict[str, float]] = {}
         """For each task that slows kernels down while it communicates: the devices on which, and by how much."""
         self.scenario = scenario
+        self._hosts = hosts
         if not costs:
             self._share_cores()
-            self._slow_down_beside_communication()
-        if scenario is not None:
+        self._slow_down_beside_communication()
+        if scenario is not None and not costs:
             self._disturb(scenario)
         self.task_of = [0] * len(workload.nodes)
         """For each node, its task."""
@@ -123,7 +126,8 @@ class Tasks:
     @property
     def hosts(self) -> frozenset[str]:
         """Names of the hosts that take part."""
-        return frozenset(device.split("/", 1)[0] for node in self.workload.nodes for device in node.devices)
+        named = (device.split("/", 1)[0] for node in self.workload.nodes for device in node.devices)
+        return self._hosts or frozenset(named)
 
     def cost_in(self, stage: int, task: int) -> Cost:
         """What a task costs in a stage of the scenario."""
@@ -144,7 +148,7 @@ class Tasks:
                 self.costs[task] = on_cores(self.costs[task], action.devices[0], self.topology)
 
     def _slow_down_beside_communication(self) -> None:
-        self.overlaps = overlaps(self.meetings, self.costs, self.topology)
+        self.overlaps = overlaps(self.meetings, self.costs, self.topology, self.links)
         slowed = {device for devices in self.overlaps.values() for device in devices}
         for task, meeting in enumerate(self.meetings if slowed else ()):
             if meeting.action.kind == "compute" and meeting.action.devices[0] in slowed:
@@ -161,9 +165,7 @@ class Tasks:
         first = scenario.stages[0]
         self.links = first.links
         for task, (action, clean) in enumerate(zip(actions, self._clean, strict=True)):
-            cost = clean
-            if first.topology is not scenario.topology and action.kind in COMMUNICATES:
-                cost = on_stage(action, clean, first, node_cost)
+            cost = on_stage(action, clean, first, node_cost) if scenario.changes(action) else clean
             self.costs[task] = changed(cost, stretches.get(task, 1.0), self._delays.get(task, 0))
 
     def describe(self, task: int) -> str:

@@ -12,6 +12,7 @@ from emulation.evaluate.ranks import RankSweep
 from emulation.evaluate.room import Contended
 from emulation.evaluate.sweep import Sweep
 from emulation.evaluate.tasks import Tasks
+from emulation.faults import SlowLink, SlowRank
 from emulation.graph import Workload
 from emulation.profile import Profile
 from emulation.program import Mesh, Part, Program
@@ -152,3 +153,28 @@ def test_a_program_takes_as_long_folded_swept_and_expanded(document, plan, shape
     assert swept.start == expanded.start
     assert ranks.picoseconds == length
     assert max(folded.end, default=0) == length
+
+
+faults = st.lists(
+    st.one_of(
+        st.builds(SlowRank, kind=st.just("slow-rank"), rank=st.integers(0, 23), factor=st.sampled_from([1, 1.5, 3])),
+        st.builds(
+            SlowLink,
+            kind=st.just("slow-link"),
+            link=st.sampled_from(["host0/gpu1>host0/switch0", "host1/*", "host2/gpu*>*"]),
+            factor=st.sampled_from([0.25, 1]),
+        ),
+    ),
+    min_size=1,
+    max_size=2,
+)
+
+
+@given(items, st.sampled_from([(2, 2, 4), (3, 2, 2), (2, 3, 4)]), st.booleans(), faults)
+@settings(deadline=None, max_examples=100)
+def test_what_is_wrong_throughout_splits_classes_and_changes_no_answer(document, plan, shape, rails, wrong):
+    profile = _document(document, rails=rails, mixed=False)
+    program = _program(plan, shape, profile)
+    folded = simulate(program, profile, faults=wrong)
+    expanded = simulate(program.expand(), profile, faults=wrong)
+    assert folded.picoseconds == pytest.approx(expanded.picoseconds, abs=len(plan))
