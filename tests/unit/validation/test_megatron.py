@@ -6,8 +6,10 @@ import pytest
 
 from emulation.calibrate.score import Pair, score
 from emulation.validation import Row, allreduce, megatron
-from emulation.validation.megatron_cluster import PRIORS, Figures
+from emulation.validation.megatron_cluster import PRIORS, Figures, cluster
 from emulation.validation.megatron_fit import ClosedForm, Messages, fit_figures
+from emulation.workloads.training import step_seconds
+from harness.hardware import load_profile
 
 DATA = Path(os.environ.get("HARNESS_DATA") or Path(__file__).resolve().parents[4] / "shared" / "data")
 TRUTH = Figures(**{name: prior.median for name, prior in PRIORS.items()})
@@ -155,3 +157,22 @@ def test_published_rows_are_emulated_as_they_were_fitted(published):
     for found in [*steps[:13:4], *steps[56::180]]:
         closed = ClosedForm.of([megatron.case(found)], Messages(fitted)).times(TRUTH)[0]
         assert megatron.simulated(found, TRUTH, fitted) == pytest.approx(closed, rel=2e-3)
+
+
+@needs_data
+def test_the_shipped_profile_has_the_figures_of_all_published_rows(published):
+    profile = load_profile("a100x8-hdr-megatron@8")
+    steps = [found for found in published if "gpus" in found.features]
+    figures = fit_figures(
+        ClosedForm.of([megatron.case(found) for found in steps], Messages(megatron.fitted_tables(published)))
+    )
+    found = megatron.case(steps[0])
+    fitted = cluster(figures, 64, megatron.fitted_tables(published))
+    expected = step_seconds(found.model, found.plan, fitted)
+    assert step_seconds(found.model, found.plan, profile) == pytest.approx(expected, rel=5e-3)
+    families = profile.models["a100"].compute["fp16"].families
+    assert families["matmul"].flops.value_at(1e12) == pytest.approx(figures.matmul, rel=5e-3)
+    assert families["matmul"].half.rows == pytest.approx(figures.rows, rel=2e-2)
+    assert families["elementwise"].bytes.value_at(1e9) == pytest.approx(figures.memory, rel=5e-3)
+    assert profile.framework.call.value == pytest.approx(figures.call, rel=5e-3)
+    assert profile.fabric.links[0].efficiency.value == pytest.approx(figures.network, rel=5e-3)
