@@ -151,6 +151,20 @@ def test_held_out_rows_are_predicted_as_well_as_claimed(published):
 
 
 @needs_data
+def test_the_band_of_shapes_that_were_not_fitted_is_wider(published):
+    node = [found for found in published if found.features.get("gpus", 99) <= 8]
+    tables = [found for found in published if "gpus" not in found.features]
+    shapes = [(found.features["hidden"], found.features["tensor"], found.features["micro_batch"]) for found in node]
+    gone = set(sorted(set(shapes))[::4])
+    predict = megatron.fit(
+        [*(found for found, shape in zip(node, shapes, strict=True) if shape not in gone), *tables], 0, simulate=False
+    )
+    new = [predict(found) for found, shape in zip(node, shapes, strict=True) if shape in gone]
+    old = [predict(found) for found, shape in zip(node, shapes, strict=True) if shape not in gone]
+    assert min(found.high / found.low for found in new) > 2 * max(found.high / found.low - 1 for found in old) + 1
+
+
+@needs_data
 def test_published_rows_are_emulated_as_they_were_fitted(published):
     steps = [found for found in published if "gpus" in found.features]
     fitted = megatron.fitted_tables(published)
