@@ -15,8 +15,9 @@ residuals of the rows that were fitted (`calibrate.discrepancy`):
 * on one node, the shape (hidden size, tensor-parallel ranks, micro-batch): which kernels a library picks for a shape
   makes it some per cent faster or slower than its neighbours.
 
-Bands are quantiles of cross-validated residuals; for a family that was not among the fitted rows, together with those
-of families that were left out.
+Bands are quantiles of cross-validated residuals. For a family (on one node: a shape) that was not among the fitted rows
+they are those of families that were left out; where there are so few that leaving one out takes away far more than a
+new one lacks, together with the others.
 """
 
 from __future__ import annotations
@@ -148,11 +149,12 @@ class Model:
 
     estimate: Estimate
     messages: Messages
-    families: frozenset[str]
+    known: frozenset[Hashable]
+    """What rows were fitted of, as `_likeness` says."""
     within: Mapping[bool, Sequence[float]]
-    """Residuals of rows left out, where others of their family were fitted; by whether pipelines share a host."""
+    """Residuals of rows left out, where others like them were fitted; by whether pipelines share a host."""
     across: Mapping[bool, Sequence[float]]
-    """The same where their family was left out."""
+    """The same where all like them were left out."""
     simulate: bool
 
     @classmethod
@@ -164,14 +166,17 @@ class Model:
 
         form = ClosedForm.of([case(row) for row in steps], messages)
         mine = [row for row in steps if own(row)]
-        families = list(dict.fromkeys(row.family for row in mine))
-        folds = _folds(mine, seed)
+        known = list(dict.fromkeys(_likeness(row) for row in mine))
         estimate = Estimate.fitted(steps, form, own)
-        start = estimate.figures
-        within = [pair for out in folds for pair in _left_out(steps, form, own, out, start)]
-        parts = [[row for row in mine if row.family == family] for family in families] if len(families) > 1 else folds
-        across = [pair for out in parts for pair in _left_out(steps, form, own, out, start)]
-        return cls(estimate, messages, frozenset(families), _grouped(within), _grouped(across), simulate)
+
+        def residuals(folds: Sequence[Sequence[Row]]) -> dict[bool, list[float]]:
+            return _grouped([pair for out in folds for pair in _left_out(steps, form, own, out, estimate.figures)])
+
+        within, parts = residuals(_folds(mine, seed)), [known[number::FOLDS] for number in range(FOLDS)]
+        across = residuals([[row for row in mine if _likeness(row) in part] for part in parts if part])
+        if len(known) <= FOLDS:
+            across = {group: sorted([*within[group], *across[group]]) for group in across}
+        return cls(estimate, messages, frozenset(known), within, across, simulate)
 
     def predict(self, row: Row) -> Prediction:
         """The simulated step with the discrepancy, and quantiles of residuals around it."""
@@ -181,8 +186,7 @@ class Model:
         else:
             plain = float(ClosedForm.of([case(row)], self.messages).times(figures)[0])
         seconds = self.estimate.corrected(row, plain)
-        both = {group: sorted([*self.within[group], *self.across[group]]) for group in (False, True)}
-        low, high = _quantiles(self.within if row.family in self.families else both, _shared(row) > 0)
+        low, high = _quantiles(self.within if _likeness(row) in self.known else self.across, _shared(row) > 0)
         return Prediction(seconds, seconds * math.exp(low), seconds * math.exp(high))
 
 
@@ -204,10 +208,15 @@ def case(row: Row) -> Case:
 def columns(row: Row) -> dict[Hashable, tuple[float, float]]:
     """Columns of the discrepancy that a row has: value, and scale of the prior."""
     if not _several(row):
-        shape = tuple(int(row.features[name]) for name in ("hidden", "tensor", "micro_batch"))
-        return {("shape", *shape): (1.0, SHAPE)}
+        return {_likeness(row): (1.0, SHAPE)}
     shared = _shared(row)
     return {"shared": (shared, SHARED), ("shared", row.family): (shared, SHARED_FAMILY)} if shared else {}
+
+
+def _likeness(row: Row) -> Hashable:
+    """What rows that are off together have in common: on clusters the family, on one node the operators' shape."""
+    shape = tuple(int(row.features[name]) for name in ("hidden", "tensor", "micro_batch"))
+    return row.family if _several(row) else ("shape", *shape)
 
 
 def _shared(row: Row) -> float:

@@ -41,7 +41,8 @@ def project(tmp_path):
 
 @measured
 def test_nothing_is_worse_than_the_scores_on_record_and_the_bars_are_met():
-    done = harness("--json", "--data", DATA)
+    # Simulating Megatron's steps takes minutes; `test_megatron` scores them by the closed form it is held to.
+    done = harness("allreduce", "aceso", "--json", "--data", DATA)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)
     assert found["worse"] == []

@@ -4,10 +4,12 @@ import pytest
 from pydantic import ValidationError
 
 from emulation.cost.collectives import bus_factor, collective, idle_time
+from emulation.cost.compute import kernel
 from emulation.cost.rings import rings
 from emulation.cost.usage import by_host, hop_usage, pairwise_usage
 from emulation.evaluate import simulate
 from emulation.graph import Workload, WorkloadError
+from emulation.profile import Throughput
 from emulation.topology import Topology
 
 A, B = "host0/gpu0", "host0/gpu1"
@@ -39,6 +41,28 @@ def test_roofline_takes_the_slower_of_arithmetic_and_memory(small, flops, nbytes
     work = Workload()
     work.compute(A, flops, nbytes)
     assert simulate(work, small()).seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("shape", "part"),
+    [
+        ((), 0.5),
+        ((100, 10**9, 10**9), 0.25),
+        ((10**9, 20, 10**9), 0.25),
+        ((10**9, 10**9, 20), 0.25),
+        ((100, 20, 20), 0.125),
+    ],
+)
+def test_a_small_product_reaches_the_part_that_its_half_sizes_say(small, shape, part):
+    half = {"rows": 100.0, "columns": 20.0, "grade": "measured", "source": "test"}
+    flops = {"grade": "measured", "source": "test", "points": [{"at": "1 FLOP", "value": 0.5}]}
+    peak = {"value": "1 TFLOP/s", "grade": "measured", "source": "test"}
+    profile = small()
+    throughput = Throughput.model_validate({"peak": peak, "families": {"matmul": {"flops": flops, "half": half}}})
+    gpu = profile.models["gpu"].model_copy(update={"compute": {"fp16": throughput}})
+    work = Workload()
+    work.compute(A, 1e12, dtype="fp16", family="matmul", shape=shape)
+    assert kernel(work.nodes[0], gpu).fixed == pytest.approx(1e12 / part, rel=1e-6)
 
 
 @pytest.mark.parametrize(
