@@ -61,7 +61,10 @@ class Folded:
         self._fuse = fuse
         self.pricing = pricing or Pricing(program, topology)
         self._priced = [self.pricing.of(item) for item in program.items]
-        distinct = list({id(groups): groups for priced in self._priced for groups in priced}.values())
+        self._kinds = list({self._key(item): item for item in program.items}.values())
+        """One item of each that differ in more than what they wait for."""
+        priced = (groups for item in self._kinds for groups in self._priced[item.id])
+        distinct = list({id(groups): groups for groups in priced}.values())
         partition = Partition(self.pricing, distinct)
         self.colours = partition.ranks
         """Class of each rank, shape [ranks]."""
@@ -100,8 +103,7 @@ class Folded:
         compiled: dict[tuple[object, ...], list[list[Stage]]] = {}
         fuser = Fuser(links, self._lanes(classes) if self._fuse else {})
         for item, priced in zip(self.program.items, self._priced, strict=True):
-            # A program keeps equal parts once, so their identity will do.
-            key = (item.block.fixed, item.stream, id(item.parts)) if item.parts else (item.id,)
+            key = self._key(item)
             if key not in compiled:
                 compiled[key] = self._stages(item, priced, classes, fuser)
             reached: dict[int, int] = {}
@@ -136,11 +138,16 @@ class Folded:
         ]
         return list(fuser.fused(parts, item.stream))
 
+    @staticmethod
+    def _key(item: Item) -> tuple[object, ...]:
+        # A program keeps equal parts once, so their identity will do.
+        return (item.block.fixed, item.stream, id(item.parts)) if item.parts else (item.id,)
+
     def _lanes(self, classes: dict[int, list[GroupClass]]) -> dict[int, set[tuple[object, ...]]]:
         """Link class -> the lanes (representatives and stream) of everything that moves over it."""
         found: dict[int, set[tuple[object, ...]]] = {}
-        for item, priced in zip(self.program.items, self._priced, strict=True):
-            for groups in priced:
+        for item in self._kinds:
+            for groups in self._priced[item.id]:
                 for alike in classes[id(groups)]:
                     lane = (alike.representatives, item.stream) if item.stream else (item.id,)
                     for link, _ in alike.cost.weights:

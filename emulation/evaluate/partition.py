@@ -34,7 +34,6 @@ class Partition:
 
     def __init__(self, pricing: Pricing, distinct: Sequence[Groups]) -> None:
         self._of = pricing.links
-        self._distinct = distinct
         kinds: dict[tuple[int, int], int] = {}
         held = pricing.scenario.pressure if pricing.scenario else lambda _: 0
         hardware = zip(map(id, pricing.models), map(held, pricing.program.mesh.devices), strict=True)
@@ -44,29 +43,37 @@ class Partition:
         links = [found.link for groups in distinct for found in (groups.weights, groups.traffic)]
         self._used = np.unique(np.concatenate([np.zeros(0, np.int64), *links]))
         """Links that anything moves over, rising."""
-        self._moved = [_Moved(groups, self._used) for groups in distinct]
+        patterns: dict[tuple[object, ...], tuple[Groups, _Moved]] = {}
+        self._pattern_of: dict[int, int] = {}
+        for groups in distinct:
+            moved = _Moved(groups, self._used)
+            alike, _ = patterns.setdefault(moved.pattern(groups), (groups, moved))
+            self._pattern_of[id(groups)] = id(alike)
+        self._patterns = list(patterns.values())
+        """Parts that tell ranks apart in the same way are looked at once: most kernels, for one."""
         self._links = self._kinds()
         self._alike: dict[int, Colours] = {}
         self._refine()
+        self._first = np.unique(self._links, return_index=True)[1]
+        """Of each link class, the place of its first link."""
 
     def alike(self, groups: Groups) -> Colours:
         """Class of each group of a part, shape [groups], numbered by rising first member."""
-        return self._alike[id(groups)]
+        return self._alike[self._pattern_of[id(groups)]]
 
     def link_classes(self) -> list[tuple[DirectedLink, int]]:
         """For each link class its first link, and how many there are."""
-        _, first, counts = np.unique(self._links, return_index=True, return_counts=True)
-        numbers = self._used[first].tolist()
+        counts = np.bincount(self._links, minlength=0)
+        numbers = self._used[self._first].tolist()
         return [(self._of[link], count) for link, count in zip(numbers, counts.tolist(), strict=True)]
 
     def folded(self, groups: Groups, moved: Incidences) -> list[tuple[tuple[int, float], ...]]:
         """For each class of groups, what they move together over one link of each link class that they use."""
-        first = np.unique(self._links, return_index=True)[1]
+        found: list[dict[int, float]] = [{} for _ in range(int(self.alike(groups).max(initial=-1)) + 1)]
         place = np.searchsorted(self._used, moved.link)
         classes = self._links[place]
-        one = first[classes] == place
+        one = self._first[classes] == place if len(place) else np.zeros(0, dtype=bool)
         alike = self.alike(groups)[moved.group[one]]
-        found: list[dict[int, float]] = [{} for _ in range(int(self.alike(groups).max(initial=-1)) + 1)]
         for kind, link, amount in zip(alike.tolist(), classes[one].tolist(), moved.amount[one].tolist(), strict=True):
             found[kind][link] = found[kind].get(link, 0.0) + amount
         return [tuple(sorted(amounts.items())) for amounts in found]
@@ -81,7 +88,7 @@ class Partition:
         counts = (0, 0)
         while True:
             signatures = []
-            for groups, moved in zip(self._distinct, self._moved, strict=True):
+            for groups, moved in self._patterns:
                 alike = self._alike[id(groups)] = self._group_classes(groups, moved)
                 self._split_ranks(groups, alike)
                 signatures.append(moved.signature(alike, len(self._used)))
@@ -112,13 +119,12 @@ class _Moved:
 
     def __init__(self, groups: Groups, used: Colours) -> None:
         prices: dict[tuple[object, ...], int] = {}
-        self.price: Colours = np.array(
-            [
-                prices.setdefault((c.fixed, c.work, c.cap, c.method, c.family, c.grade), len(prices))
-                for c in groups.costs
-            ],
-            dtype=np.int64,
-        )
+        known: dict[int, int] = {}
+        for c in groups.costs:
+            if id(c) not in known:
+                key = (c.fixed, c.work, c.cap, c.method, c.family, c.grade)
+                known[id(c)] = prices.setdefault(key, len(prices))
+        self.price: Colours = np.array([known[id(c)] for c in groups.costs], dtype=np.int64)
         """Groups that pay the same but for links have the same number."""
         self._group = groups.weights.group
         self._link = np.searchsorted(used, groups.weights.link)
@@ -128,6 +134,11 @@ class _Moved:
         names: dict[str, int] = {}
         number = [names.setdefault(digits(kind, precision=11), len(names)) for kind in kinds]
         self._amount = np.array(number, dtype=np.int64)[inverse]
+
+    def pattern(self, groups: Groups) -> tuple[object, ...]:
+        """Equal for parts whose groups are the same ranks and differ among themselves in the same way."""
+        what = (groups.ranks, self.price, self._group, self._link, self._amount)
+        return (groups.action.kind == "transfer", groups.ranks.shape, *(array.tobytes() for array in what))
 
     def over(self, links: Colours, count: int) -> Colours:
         """For each group, a number for the link classes it moves over and how much; shape [count]."""
