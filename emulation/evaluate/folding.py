@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from emulation.evaluate.fusing import Fuser, Stage
-from emulation.evaluate.groups import Groups, Pricing
+from emulation.evaluate.groups import Groups, Pricing, kind
 from emulation.evaluate.partition import Partition
 from emulation.evaluate.tasks import Tasks
 from emulation.graph import Node, Workload
@@ -61,9 +61,7 @@ class Folded:
         self._fuse = fuse
         self.pricing = pricing or Pricing(program, topology)
         self._priced = [self.pricing.of(item) for item in program.items]
-        self._kinds = list({self._key(item): item for item in program.items}.values())
-        """One item of each that differ in more than what they wait for."""
-        priced = (groups for item in self._kinds for groups in self._priced[item.id])
+        priced = (groups for item in self.pricing.kinds for groups in self._priced[item.id])
         distinct = list({id(groups): groups for groups in priced}.values())
         partition = Partition(self.pricing, distinct)
         self.colours = partition.ranks
@@ -103,7 +101,7 @@ class Folded:
         compiled: dict[tuple[object, ...], list[list[Stage]]] = {}
         fuser = Fuser(links, self._lanes(classes) if self._fuse else {})
         for item, priced in zip(self.program.items, self._priced, strict=True):
-            key = self._key(item)
+            key = kind(item)
             if key not in compiled:
                 compiled[key] = self._stages(item, priced, classes, fuser)
             reached: dict[int, int] = {}
@@ -138,15 +136,10 @@ class Folded:
         ]
         return list(fuser.fused(parts, item.stream))
 
-    @staticmethod
-    def _key(item: Item) -> tuple[object, ...]:
-        # A program keeps equal parts once, so their identity will do.
-        return (item.block.fixed, item.stream, id(item.parts)) if item.parts else (item.id,)
-
     def _lanes(self, classes: dict[int, list[GroupClass]]) -> dict[int, set[tuple[object, ...]]]:
         """Link class -> the lanes (representatives and stream) of everything that moves over it."""
         found: dict[int, set[tuple[object, ...]]] = {}
-        for item in self._kinds:
+        for item in self.pricing.kinds:
             for groups in self._priced[item.id]:
                 for alike in classes[id(groups)]:
                     lane = (alike.representatives, item.stream) if item.stream else (item.id,)

@@ -65,6 +65,11 @@ class Groups:
         return Incidences.of([cost.traffic for cost in self.costs])
 
 
+def kind(item: Item) -> tuple[object, ...]:
+    """Equal for items that do the same in the same place (a program keeps equal parts once, so identity will do)."""
+    return (item.block.fixed, item.stream, id(item.parts)) if item.parts else (item.id,)
+
+
 class Pricing:
     """Costs of the items of a program on a topology; computed when first asked for, then kept.
 
@@ -86,7 +91,17 @@ class Pricing:
         """Of each rank."""
         self._known: dict[tuple[object, ...], Groups] = {}
         self._chains: dict[tuple[object, ...], list[Groups]] = {}
-        self._kernels: dict[tuple[object, ...], Cost] = {}
+        self._first: dict[tuple[tuple[str, int], ...], list[int]] = {}
+        pace = scenario.compute_factor if scenario else lambda _: 1.0
+        self._hardware = [
+            (id(model), device.split("/", 1)[0] if model.kind == "cpu" else "", pace(device))
+            for device, model in zip(program.mesh.devices, self.models, strict=True)
+        ]
+
+    @cached_property
+    def kinds(self) -> list[Item]:
+        """One item of each that differ in more than what they wait for."""
+        return list({kind(item): item for item in self.program.items}.values())
 
     def of(self, item: Item) -> list[Groups]:
         """For each part of a chain, or for a transfer, an alloc or a free as a whole, its groups."""
@@ -108,19 +123,21 @@ class Pricing:
                 costs = tuple(self._cost(part_node(part, self._names(row), "")) for row in ranks.tolist())
             else:
                 ranks = block.ranks[:, None]
-                costs = tuple(self._kernel(part, rank) for rank in block.ranks.tolist())
+                first = self._alike(block)
+                kernels = {rank: self._cost(part_node(part, self._names([rank]), "")) for rank in dict.fromkeys(first)}
+                costs = tuple([kernels[rank] for rank in first])
             self._known[key] = Groups(ranks, costs, part_node(part, self._names(ranks[0].tolist()), ""))
         return self._known[key]
 
-    def _kernel(self, part: Part, rank: int) -> Cost:
-        # Processors of one model are alike, but for what each has to itself: the links its kernels use.
-        device, model = self.program.mesh.devices[rank], self.models[rank]
-        host = device.split("/", 1)[0] if model.kind == "cpu" else ""
-        pace = self.scenario.compute_factor(device) if self.scenario else 1.0
-        key = (part, id(model), host, pace)
-        if key not in self._kernels:
-            self._kernels[key] = self._cost(part_node(part, (device,), ""))
-        return self._kernels[key]
+    def _alike(self, block: Block) -> list[int]:
+        """For each rank of a block, the first that runs kernels at the same cost.
+
+        Processors of one model are alike, but for their pace and for what each has to itself: its host's cores.
+        """
+        if block.fixed not in self._first:
+            found: dict[tuple[object, ...], int] = {}
+            self._first[block.fixed] = [found.setdefault(self._hardware[rank], rank) for rank in block.ranks.tolist()]
+        return self._first[block.fixed]
 
     def _cost(self, node: Node) -> Cost:
         cost = node_cost(node, self.topology)

@@ -218,11 +218,12 @@ class RankSweep:
         have a rank and the stream in common, and only the parts on other links need be watched.
         """
         streams: dict[int, set[str]] = {}
-        for item, priced in zip(self.program.items, self._priced, strict=True):
-            for groups in priced:
+        for item in self.pricing.kinds:
+            for groups in self._priced[item.id]:
                 # What takes no lane is taken to be on one of its own each time.
                 streams.setdefault(id(groups), set()).add(item.stream or f"item {item.id}")
-        distinct = list({id(groups): groups for priced in self._priced for groups in priced}.values())
+        priced = (groups for item in self.pricing.kinds for groups in self._priced[item.id])
+        distinct = list({id(groups): groups for groups in priced}.values())
         found = shared_links(distinct, [streams[id(groups)] for groups in distinct], self.program.mesh.size)
         return {id(groups) for groups in distinct if np.isin(groups.weights.link, found).any()}
 
