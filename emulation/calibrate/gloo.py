@@ -1,9 +1,10 @@
 """Messages and collectives between processes of this machine, through torch.distributed and gloo over loopback.
 
 What is timed is what a workload graph means by a collective: from the moment the last rank enters to the moment the
-last one leaves, with all ranks idle before. The ranks share one clock (`time.perf_counter` counts from boot on Linux),
-so both moments can be read off their own stamps. A message is timed the same way, from the send to the end of the
-receive.
+last one leaves. The ranks share one clock (`time.perf_counter` counts from boot on Linux), so both moments can be read
+off their own stamps. Several calls follow one another in each sample, as in nccl-tests and in training: where ranks
+share cores, waking the threads of the call before is part of what the next one takes (on two virtual cores a small
+all-reduce takes three times as long as one that comes after a pause). A message is half of a round trip.
 
 Sizes are those of `emulation.graph.Workload.collective`: the full buffer, which for an all-gather is what each rank has
 afterwards and for a reduce-scatter what it had before.
@@ -28,6 +29,8 @@ SIZES = tuple(2**power for power in range(6, 25, 2))
 """64 B to 16 MiB: from a loss to the gradients of a small model."""
 QUICK_SIZES = tuple(2**power for power in range(10, 23, 4))
 TIMEOUT = timedelta(seconds=60)
+CALLS = 6
+"""Calls of an operation that follow one another in a sample."""
 PRODUCTS = 12
 """Matrix products of 256 that are computed beside an all-reduce."""
 
@@ -47,8 +50,9 @@ def measure(pool: Pool, ranks: int, *, rounds: int, sizes: Sequence[int] = SIZES
     for key, stamps in answers[0]["stamps"].items():
         op, nbytes = key
         everyone = [answer["stamps"][key] for answer in answers]
-        samples = [_span([stamp[n] for stamp in everyone]) for n in range(len(stamps))]
-        used = sum(answer["processor"][key] for answer in answers) / len(stamps)
+        done = CALLS * (2 if op == "send" else 1)
+        samples = [_span([stamp[n] for stamp in everyone]) / done for n in range(len(stamps))]
+        used = sum(answer["processor"][key] for answer in answers) / len(stamps) / done
         labels = {"op": op, "ranks": ranks, "bytes": nbytes, "link": "cpu"}
         series.append(Series("gloo", labels, samples, extra={"processor_s": used}))
     missing = [f"gloo has no {op} here: {why}" for op, why in answers[0]["missing"].items()]
@@ -85,7 +89,8 @@ def _times(worker: Worker, *, ranks: int, operations: list[str], sizes: list[int
         for key in order:
             worker.meet(ranks)
             used, begin = time.process_time(), time.perf_counter()
-            calls[key]()
+            for _ in range(CALLS):
+                calls[key]()
             end = time.perf_counter()
             if number >= 0:
                 stamps[key].append((begin, end))
@@ -124,7 +129,9 @@ def _call(op: str, backend: Any, rank: int, ranks: int, numbers: int) -> Callabl
     part = torch.ones(numbers // ranks)
     match op:
         case "send":
-            return lambda: (backend.send([whole], 1, 0) if rank == 0 else backend.recv([whole], 0, 0)).wait()
+            other = 1 - rank
+            there, back = (backend.send, backend.recv) if rank == 0 else (backend.recv, backend.send)
+            return lambda: (there([whole], other, 0).wait(), back([whole], other, 0).wait())
         case "all-reduce":
             options = dist.AllreduceOptions()
             options.reduceOp = dist.ReduceOp.MAX

@@ -113,7 +113,7 @@ def _contention(found: Measurement, pool: Pool) -> None:
 def _gloo(found: Measurement, pool: Pool) -> None:
     for ranks in GROUPS:
         sizes = gloo.QUICK_SIZES if found.quick else gloo.SIZES
-        series, missing = gloo.measure(pool, ranks, rounds=found.rounds(30), sizes=sizes)
+        series, missing = gloo.measure(pool, ranks, rounds=found.rounds(20), sizes=sizes)
         found.series += series
         if missing:
             found.skipped["gloo"] = "; ".join(missing)

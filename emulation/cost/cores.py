@@ -2,9 +2,9 @@
 
 A kernel on a host's processor, or on a process that is pinned to none of its cores, needs a core for as long as it
 runs. Streams are serial queues, so no more kernels run at once than there are streams with kernels on them: where a
-host has a core for each, nobody waits and a kernel's time is what it is. Where it has not, the work of each kernel, in
-core-seconds, is a fluid over the cores, of which one kernel gets one at most. That is what a fair scheduler does to
-threads that always want to run, without what switching between them costs.
+host has a core for each, and cores do not slow one another down, nobody waits and a kernel's time is what it is. Else
+the work of each kernel, in core-seconds, is a fluid over the cores, of which one kernel gets one at most. That is what
+a fair scheduler does to threads that always want to run, without what switching between them costs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from emulation.units import PICOSECONDS_PER_SECOND, picoseconds
+from emulation.units import PICOSECONDS_PER_SECOND
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 def crowded(actions: Iterable[Node], topology: Topology) -> frozenset[str]:
-    """Devices of hosts on which more kernels can run at once than there are cores."""
+    """Devices of hosts on which kernels can be in each other's way: more at once than cores, or than cores do well."""
     on_cores: dict[str, bool] = {}
-    lanes: dict[str, set[tuple[str, str | int]]] = {}
+    lanes: dict[str, dict[tuple[str, str | int], float]] = {}
     for node in actions:
         if node.kind != "compute":
             continue
@@ -34,14 +34,29 @@ def crowded(actions: Iterable[Node], topology: Topology) -> frozenset[str]:
             on_cores[device] = topology.model(device).kind == "cpu"
         if on_cores[device]:
             # Without a stream a kernel waits for its edges alone, so it may run beside any other.
-            lanes.setdefault(device.split("/", 1)[0], set()).add((device, node.stream or node.id))
-    full = [host for host, found in lanes.items() if len(found) > topology.host(host).cores]
+            found = lanes.setdefault(device.split("/", 1)[0], {})
+            lane = (device, node.stream or node.id)
+            found[lane] = max(found.get(lane, 0.0), _weight(node, topology))
+    full = [host for host, found in lanes.items() if sum(found.values()) > topology.host(host).cores]
     return frozenset(device for host in full for device, _ in lanes[host])
 
 
-def on_cores(cost: Cost, device: str, topology: Topology) -> Cost:
-    """A kernel's cost as work on the shared cores of its host; with a core to itself it takes the same time."""
-    fixed = min(cost.fixed, picoseconds(topology.model(device).launch.value))
-    work = (cost.fixed - fixed) / PICOSECONDS_PER_SECOND
-    cores = topology.cores[device.split("/", 1)[0]]
-    return replace(cost, fixed=fixed, work=work, weights=((cores, 1.0),) if work else (), cap=1.0)
+def on_cores(cost: Cost, node: Node, topology: Topology) -> Cost:
+    """A kernel's cost as work on the shared cores of its host; with a core to itself it takes the same time.
+
+    All of it is work, the launch too: on a processor, launching is computing.
+    """
+    work = cost.fixed / PICOSECONDS_PER_SECOND
+    cores = topology.cores[node.devices[0].split("/", 1)[0]]
+    weights = ((cores, _weight(node, topology)),) if work else ()
+    return replace(cost, fixed=0, work=work, weights=weights, cap=1.0)
+
+
+def _weight(node: Node, topology: Topology) -> float:
+    """Cores' worth of a host that a kernel takes on one core.
+
+    A kernel that takes c times as long while all cores run the same takes c cores' worth: what cores have in common,
+    caches, memory and execution units of hardware threads, is shared out with them.
+    """
+    own = topology.model(node.devices[0]).compute[node.dtype].family(node.family)
+    return own.contention.value if own and own.contention else 1.0

@@ -145,7 +145,7 @@ class Tasks:
         full = crowded(actions, self.topology)
         for task, action in enumerate(actions if full else ()):
             if action.kind == "compute" and action.devices[0] in full:
-                self.costs[task] = on_cores(self.costs[task], action.devices[0], self.topology)
+                self.costs[task] = on_cores(self.costs[task], action, self.topology)
 
     def _slow_down_beside_communication(self) -> None:
         self.overlaps = overlaps(self.meetings, self.costs, self.topology, self.links)

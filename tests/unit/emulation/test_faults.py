@@ -457,16 +457,27 @@ def test_streams_of_one_processor_share_its_cores(small):
     assert simulate(work, small()).picoseconds == 1.5 * MS
 
 
-def test_launch_is_not_shared_and_a_lone_kernel_takes_what_it_takes(document):
+def test_launching_takes_a_core_as_well_and_a_lone_kernel_takes_what_it_takes(document):
     profile = Profile.model_validate(_processes(document, 3, launch="7 us"))
     work = kernels(devices=[f"host0/proc{n}" for n in range(3)])
-    assert simulate(work, profile).picoseconds == 7 * 10**6 + 1.5 * MS
+    assert simulate(work, profile).picoseconds == 1.5 * (7 * 10**6 + MS)
     work = Workload()
     last = work.compute("host0/proc0", 1234567890.123)
     for n in (1, 2):
         last = work.compute(f"host0/proc{n}", 1234567890.123, after=[last])
     roomy = Profile.model_validate(_processes(document, 3, cores=3, launch="7 us"))
     assert simulate(work, profile).picoseconds == simulate(work, roomy).picoseconds == 3 * (7 * 10**6 + 1234567890)
+
+
+@pytest.mark.parametrize(("processes", "milliseconds"), [(1, 1), (2, 1.25), (4, 2.5)])
+def test_kernels_that_slow_one_another_down_take_more_than_a_core_each(document, processes, milliseconds):
+    found = _processes(document, processes)
+    contention = {"contention": {"value": 1.25, "grade": "measured", "source": "test"}}
+    found["models"]["cpu"]["compute"]["fp32"]["families"] = {"matmul": contention}
+    work = Workload()
+    for n in range(processes):
+        work.compute(f"host0/proc{n}", 1e9, family="matmul")
+    assert simulate(work, Profile.model_validate(found)).picoseconds == round(milliseconds * MS)
 
 
 def _overlapping(document, **parts):
