@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from emulation.figures import Grade
-    from emulation.profile import FabricTopology, LinkKind, Profile, Wiring
+    from emulation.profile import Profile
     from emulation.topologies import Pick
+    from emulation.wiring import FabricTopology, LinkKind, Wiring
 
 PROBE_BYTES = 2**20
 """The message whose arrival time measures how far two ends are apart."""

@@ -14,9 +14,11 @@ from emulation.refusal import refuse
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from emulation.collectives import CollectiveOption
     from emulation.figures import Figure
-    from emulation.profile import CollectiveOption, DeviceGroup, Host, Link, NicGroup, Profile, SwitchGroup
+    from emulation.profile import DeviceGroup, Host, NicGroup, Profile, SwitchGroup
     from emulation.refusal import Path
+    from emulation.wiring import Link
 
 MAX_LINKS = 2_000_000
 CPU = "cpu"
@@ -209,8 +211,8 @@ def host_of(profile: Profile, name: str) -> Host:
 
 def figures(profile: Profile) -> Iterator[tuple[Path, Figure | CollectiveOption]]:
     """Every figure and collective option with its path in the document."""
+    from emulation.collectives import CollectiveOption
     from emulation.figures import Figure
-    from emulation.profile import CollectiveOption
 
     def walk(value: Any, path: Path) -> Iterator[tuple[Path, Figure | CollectiveOption]]:
         if isinstance(value, Figure | CollectiveOption):

@@ -15,115 +15,23 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from emulation import layout
-from emulation.figures import (
-    BytesCurve,
-    BytesFigure,
-    DurationFigure,
-    FactorFigure,
-    Figure,
-    FlopRateFigure,
-    FlopsCurve,
-    FractionFigure,
-    Grade,
-    HalfSizes,
-    RateFigure,
-    corrected,
-    weakest,
-)
+from emulation.collectives import CollectiveOption, CollectivePrior, CollectiveTable
+from emulation.figures import BytesFigure, DurationFigure, Figure, FractionFigure, Grade, RateFigure, weakest
+from emulation.processors import Bandwidth, DeviceModel
 from emulation.refusal import refuse
-from emulation.residuals import FamilyResiduals, Residuals, check_rising
-from emulation.units import Bytes, Duration, Fraction, Strict
+from emulation.residuals import FamilyResiduals
+from emulation.units import Strict
+from emulation.wiring import FabricTopology, Link
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 GROUP_NAME = r"^[a-z][a-z-]{0,30}$"
-LinkKind = Literal["nvlink", "pcie", "cpu", "network"]
-"""What a link is made of; collectives pay a latency per step that depends on it."""
-Operation = Literal["all-reduce", "reduce-scatter", "all-gather", "broadcast", "reduce", "all-to-all", "send"]
-"""What a measured table can be of."""
-
-
-class Bandwidth(Strict):
-    """A peak rate and how much of it one gets, by transfer size."""
-
-    peak: RateFigure
-    efficiency: BytesCurve | None = None
-
-    def rate(self, nbytes: float, curve: BytesCurve | None = None) -> float:
-        """Bytes per second for a transfer of `nbytes`; `curve` takes the place of the efficiency."""
-        curve = curve or self.efficiency
-        return self.peak.value * (curve.value_at(nbytes) if curve else 1.0)
-
-    def grade_at(self, nbytes: float, curve: BytesCurve | None = None) -> Grade:
-        """Grade of `rate(nbytes)`."""
-        curve = curve or self.efficiency
-        return corrected(self.peak.grade, curve.grade_at(nbytes)) if curve else self.peak.grade
-
-
-class FamilyCurve(Strict):
-    """What kernels of one family of operators (`matmul`, `normalization`, ...) get; absent figures are the device's."""
-
-    flops: FlopsCurve | None = None
-    """Of the peak rate of arithmetic."""
-    bytes: BytesCurve | None = None
-    """Of the memory's peak bandwidth."""
-    half: HalfSizes | None = None
-    """How matrix products of small shapes fall behind `flops`."""
-    launch: DurationFigure | None = None
-    """Fixed time of one operator: the framework's dispatch as well as the device's launch."""
-    contention: FactorFigure | None = None
-    """How many times longer one takes when all cores of the host run the same."""
-
-
-class Throughput(Strict):
-    """A peak work rate and how much of it one gets, by the work of one kernel."""
-
-    peak: FlopRateFigure
-    efficiency: FlopsCurve | None = None
-    families: dict[str, FamilyCurve] = Field(default_factory=dict)
-    """By family of operators; what has no curve of its own is read off `efficiency`."""
-
-    def rate(self, flops: float, family: str = "", shape: tuple[int, ...] = ()) -> float:
-        """FLOP per second for a kernel of `flops`; `shape` is the (m, n, k) of a matrix product, if known."""
-        curve, own = self._curve(family), self.family(family)
-        part = own.half.part(shape) if own and own.half else 1.0
-        return self.peak.value * part * (curve.value_at(flops) if curve else 1.0)
-
-    def grade_at(self, flops: float, family: str = "") -> Grade:
-        """Grade of `rate(flops)`."""
-        curve, own = self._curve(family), self.family(family)
-        efficiencies = ([curve.grade_at(flops)] if curve else []) + ([own.half.grade] if own and own.half else [])
-        return corrected(self.peak.grade, weakest(efficiencies)) if efficiencies else self.peak.grade
-
-    def family(self, name: str) -> FamilyCurve | None:
-        """The curves of a family; a backward pass without its own has those of its forward pass."""
-        return self.families.get(name) or self.families.get(name.removesuffix("-backward"))
-
-    def _curve(self, family: str) -> FlopsCurve | None:
-        found = self.family(family)
-        return found.flops if found and found.flops else self.efficiency
-
-
-class DeviceModel(Strict):
-    """A kind of processor: what it computes, and the memory it computes from."""
-
-    kind: Literal["cpu", "gpu"]
-    memory: BytesFigure
-    memory_bandwidth: Bandwidth
-    compute: dict[str, Throughput] = Field(min_length=1)
-    """Peak by dtype (`fp32`, `fp16`, `bf16`, ...)."""
-    launch: DurationFigure
-    """Fixed time before a kernel starts."""
-    overlap: dict[LinkKind, FractionFigure] = Field(default_factory=dict)
-    """By how much longer a kernel takes while a collective or a transfer of its device runs, by the links that uses
-    (communication takes part of the processor and of its memory's bandwidth); absent: not at all."""
 
 
 class DeviceGroup(Strict):
@@ -147,48 +55,6 @@ class SwitchGroup(Strict):
 
     name: str = Field(pattern=GROUP_NAME)
     count: int = Field(default=1, ge=1, le=4096)
-
-
-class Wiring(Strict):
-    """What a full-duplex link can do; each direction has the whole rate."""
-
-    rate: RateFigure
-    """Per lane and direction."""
-    lanes: int = Field(default=1, ge=1, le=64)
-    efficiency: FractionFigure | None = None
-    latency: DurationFigure
-
-    @property
-    def capacity(self) -> float:
-        """Bytes per second that payload gets in one direction."""
-        return self.over(self.lanes)
-
-    def over(self, lanes: int) -> float:
-        """The same over this many lanes."""
-        return self.rate.value * lanes * (self.efficiency.value if self.efficiency else 1.0)
-
-    @property
-    def grade(self) -> Grade:
-        """Weakest of the corrected rate and the latency."""
-        rate = corrected(self.rate.grade, self.efficiency.grade) if self.efficiency else self.rate.grade
-        return weakest((rate, self.latency.grade))
-
-
-class Link(Wiring):
-    """Full-duplex links of one kind between two groups.
-
-    Give `ends` (two group names, joined as `pairing` says) or `pairs` (members by name, `[gpu0, gpu3]`).
-    """
-
-    name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")
-    kind: LinkKind
-    ends: list[str] = Field(default_factory=list, max_length=2)
-    pairing: Literal["all", "index", "block", "mesh", "ring", "cube-mesh"] = "all"
-    """Of two groups, `all`: every member of one with every member of the other; `index`: the n-th with the n-th;
-    `block`: consecutive members of the larger share one of the smaller. Of one group (`ends` names it twice), `mesh`:
-    every two members; `ring`: each with the next; `cube-mesh`: eight as a hybrid cube mesh, some with twice the
-    lanes."""
-    pairs: list[list[str]] = Field(default_factory=list)
 
 
 class Rpc(Strict):
@@ -262,43 +128,6 @@ class Host(Strict):
         return self
 
 
-class FabricWiring(Wiring):
-    """Links of a fabric's topology."""
-
-    kind: LinkKind = "network"
-
-
-class FabricTopology(Strict):
-    """A fabric by its shape: switches and links follow from the number of hosts (`emulation.topologies`).
-
-    Switches are `fabric/switch0`, `fabric/leaf3`, `fabric/spine0`, `fabric/core7` or `fabric/router5`.
-    """
-
-    kind: Literal["flat", "leaf-spine", "fat-tree", "torus"]
-    ends: str = "nic"
-    """The group of the hosts' ports that hang on it."""
-    link: FabricWiring
-    """From a port to its switch, and between switches if there is no `trunk`."""
-    trunk: FabricWiring | None = None
-    """Between switches."""
-    leaf_ports: int | None = Field(default=None, ge=1, le=4096)
-    """Ports of a leaf that lead to hosts."""
-    oversubscription: float = Field(default=1, ge=1)
-    """Host ports of a leaf per uplink of it."""
-    spines: int | None = Field(default=None, ge=1, le=4096)
-    """Spines (of a pod); absent: as many as a leaf has uplinks. With fewer, each uplink is several lanes wide."""
-    rails: bool = False
-    """The n-th ports of all hosts of a unit (as many hosts as a leaf has ports) share a leaf."""
-    levels: Literal[2, 3] = 2
-    """Of a fat tree: leaves and spines, or pods of them under cores."""
-    pod_leaves: int | None = Field(default=None, ge=1, le=4096)
-    """Leaves of a pod."""
-    routing: Literal["hashed", "by-destination"] = "hashed"
-    """Which of equal ways is taken: by a hash of seed, ends and label (ECMP), or by the number of the target's port."""
-    shape: list[Annotated[int, Field(ge=2, le=65536)]] | None = Field(default=None, min_length=1, max_length=3)
-    """Of a torus: routers in each dimension."""
-
-
 class Fabric(Strict):
     """What joins hosts: a `topology`, or switches and links whose ends are groups of any host or these switches."""
 
@@ -316,72 +145,6 @@ class PinnedRoute(Strict):
     target: str = Field(alias="to")
     via: list[str] = Field(default_factory=list)
     """Every member between the two ends, in order; each is joined to the next by a link."""
-
-
-class CollectiveOption(Strict):
-    """One way a library can carry out a collective; the cheapest applicable one is used.
-
-    All its figures have one grade and source.
-    """
-
-    name: str
-    algorithm: Literal["ring", "tree", "binary-tree", "halving-doubling", "two-level", "nvls"]
-    base: Duration
-    """Paid once per collective."""
-    step: dict[LinkKind, Duration] = Field(min_length=1)
-    """Latency of one step, by the kind of the slowest link it crosses; a kind that is absent cannot be used."""
-    bandwidth: Fraction = Field(gt=0, le=1)
-    """Part of the links' capacity this protocol reaches."""
-    grade: Grade
-    source: str
-
-
-class TablePoint(Strict):
-    """One row of a `CollectiveTable`."""
-
-    bytes: Bytes = Field(gt=0)
-    """Buffer of one rank."""
-    time: Duration = Field(gt=0)
-    """From the start on the last rank to the end on the last rank, nothing else moving."""
-
-
-class CollectiveTable(Figure):
-    """What one collective takes on one size of group, by buffer size; preferred over the library's options.
-
-    Read by `cost.tables`: between the points linear in bytes (a latency and a bandwidth of their own for every
-    stretch), and for group sizes between or beside those of several tables from the tables together.
-    """
-
-    op: Operation
-    ranks: int = Field(ge=2)
-    hosts: int = Field(default=1, ge=1)
-    """Hosts the ranks are spread over, equally many on each."""
-    link: LinkKind
-    """Kind of the farthest link within the group."""
-    points: list[TablePoint] = Field(min_length=1)
-    residuals: list[Residuals] = Field(default_factory=list)
-    """What readings of it were off by, by bytes; absent: the band of the grade."""
-
-    @model_validator(mode="after")
-    def _rising(self) -> CollectiveTable:
-        for index, (left, right) in enumerate(pairwise(self.points), start=1):
-            if left.bytes >= right.bytes:
-                refuse(("points", index, "bytes"), "the points of a table must have rising, distinct `bytes`")
-            if left.time > right.time:
-                refuse(("points", index, "time"), "more bytes cannot take less time; fit the table to the sweep")
-        if self.ranks % self.hosts:
-            refuse(("hosts",), f"{self.ranks} ranks cannot be spread equally over {self.hosts} hosts")
-        check_rising(self.residuals)
-        return self
-
-
-class CollectivePrior(Strict):
-    """Options by the constants of a library's own tuner, in place of a list (`emulation.cost.nccl_tuner`)."""
-
-    prior: Literal["nccl"]
-    generation: Literal["volta", "ampere", "hopper", "blackwell"]
-    """Of the GPUs; from hopper on, NVLink switches add (NVLS)."""
-    source: str = "nccl"
 
 
 def _written_out(value: Any) -> Any:

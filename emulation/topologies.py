@@ -30,8 +30,9 @@ from emulation.refusal import refuse
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from emulation.profile import FabricTopology, Profile
+    from emulation.profile import Profile
     from emulation.refusal import Path
+    from emulation.wiring import FabricTopology
 
 Key = TypeVar("Key")
 Pick = Callable[[int], int]

@@ -32,8 +32,10 @@ if TYPE_CHECKING:
 
     from emulation.fabric import Pattern
     from emulation.figures import Grade
-    from emulation.profile import DeviceModel, Host, LinkKind, Profile
+    from emulation.processors import DeviceModel
+    from emulation.profile import Host, Profile
     from emulation.template import Inner
+    from emulation.wiring import LinkKind
 
 __all__ = ["KINDS", "DirectedLink", "Route", "Topology"]
 

@@ -12,8 +12,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from emulation.calibrate.residuals import FEWEST, out_of_fold, stretches
+from emulation.collectives import CollectiveTable, TablePoint
 from emulation.cost import tables
-from emulation.profile import CollectiveTable, TablePoint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from emulation.figures import Grade
-    from emulation.profile import LinkKind
+    from emulation.wiring import LinkKind
 
     Floats = NDArray[float64]
 

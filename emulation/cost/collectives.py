@@ -48,11 +48,12 @@ from emulation.units import picoseconds
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from emulation.collectives import CollectiveOption
     from emulation.cost.usage import Hosts, Usage
     from emulation.figures import Grade
     from emulation.graph import Node
-    from emulation.profile import CollectiveOption, LinkKind
     from emulation.topology import Topology
+    from emulation.wiring import LinkKind
 
 
 def bus_factor(op: str, ranks: int) -> float:

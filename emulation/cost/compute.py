@@ -19,7 +19,7 @@ from emulation.units import picoseconds
 
 if TYPE_CHECKING:
     from emulation.graph import Node
-    from emulation.profile import DeviceModel
+    from emulation.processors import DeviceModel
 
 
 def kernel(node: Node, model: DeviceModel) -> Cost:

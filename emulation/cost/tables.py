@@ -41,9 +41,10 @@ from emulation.residuals import spread_at
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from emulation.collectives import CollectiveOption, CollectiveTable
     from emulation.figures import Grade
-    from emulation.profile import CollectiveOption, CollectiveTable, LinkKind
     from emulation.residuals import Spread
+    from emulation.wiring import LinkKind
 
 SPREAD = 4
 """How many times apart in size two knots must be for their chord to be continued beyond them."""

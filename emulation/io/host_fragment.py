@@ -18,7 +18,7 @@ from emulation.units import RATE, parse
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from emulation.profile import LinkKind
+    from emulation.wiring import LinkKind
 
 NCCL = "nccl-topology"
 NCCL_SOURCE = "bandwidths of NCCL's topology model (src/graph/topo.h and topo.cc)"

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from emulation.collectives import CollectiveTable
     from emulation.graph import Op
-    from emulation.profile import CollectiveTable, LinkKind
+    from emulation.wiring import LinkKind
 
 PROGRAMS: dict[str, Op] = {
     "all_reduce": "all-reduce",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from emulation.profile import CollectiveTable
+    from emulation.collectives import CollectiveTable
 
 FOLDER = "aceso-v100"
 COLLECTIVES = "gpt_collectives.csv"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from emulation.profile import CollectiveTable
+    from emulation.collectives import CollectiveTable
 
 FOLDER = "megatron-a100"
 FILES = "allreduce_*gpu.csv"

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
     from pathlib import Path
 
-    from emulation.profile import CollectiveTable
+    from emulation.collectives import CollectiveTable
 
 FOLDER = "megatron-a100"
 COLUMNS = (

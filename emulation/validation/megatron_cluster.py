@@ -15,7 +15,7 @@ from emulation.profile import Profile
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from emulation.profile import CollectiveTable
+    from emulation.collectives import CollectiveTable
 
 PEAK = 312e12
 BANDWIDTH = 2.039e12

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from numpy import float64
     from numpy.typing import NDArray
 
-    from emulation.profile import CollectiveTable
+    from emulation.collectives import CollectiveTable
     from emulation.topology import Topology
     from emulation.workloads.training import Plan
     from emulation.workloads.transformer import Decoder, Operator

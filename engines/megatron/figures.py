@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from emulation.profile import DeviceModel, Profile
+    from emulation.processors import DeviceModel
+    from emulation.profile import Profile
     from engines.megatron.plan import Job
 
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from emulation.graph import Workload
     from emulation.io.host_fragment import Fragment
-    from emulation.profile import LinkKind, Profile
+    from emulation.profile import Profile
+    from emulation.wiring import LinkKind
 
     Found = tuple[dict[str, Any], list[str]]
     """What was found, for programs and for people."""

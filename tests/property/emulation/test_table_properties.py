@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emulation.calibrate.knots import fit_knots
+from emulation.collectives import CollectiveTable
 from emulation.cost import tables
-from emulation.profile import CollectiveTable
 
 quickly = settings(deadline=None, max_examples=60)
 

@@ -9,7 +9,7 @@ from emulation.cost.rings import rings
 from emulation.cost.usage import by_host, hop_usage, pairwise_usage
 from emulation.evaluate import simulate
 from emulation.graph import Workload, WorkloadError
-from emulation.profile import Throughput
+from emulation.processors import Throughput
 from emulation.topology import Topology
 
 A, B = "host0/gpu0", "host0/gpu1"

@@ -4,11 +4,11 @@ from itertools import pairwise
 import pytest
 from pydantic import ValidationError
 
+from emulation.collectives import CollectiveTable
 from emulation.cost import tables
 from emulation.cost.collectives import collective, idle_time
 from emulation.evaluate import simulate
 from emulation.graph import Workload
-from emulation.profile import CollectiveTable
 from emulation.topology import Topology
 
 
