@@ -1,15 +1,20 @@
 import csv
 
 import pytest
+from fake.fixtures import execute_in
+from fake.trials import make
 
 from harness.errors import SpecError, StoreError
 from harness.export import COLUMNS, export
+from harness.store import Store
 
 
-@pytest.fixture
-def records(execute, make_trial):
-    modes = [make_trial(m) for m in ("ok", "raises", "any_loss")]
-    return execute(*modes, make_trial("ok", backend="emulated"), make_trial("lacks")).records
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported")
+    modes = [make(folder, mode) for mode in ("ok", "raises", "any_loss")]
+    made = [*modes, make(folder, "ok", backend="emulated"), make(folder, "lacks")]
+    return execute_in(Store(folder / "runs"), *made).records
 
 
 def test_every_sample_is_a_row_with_its_kind_and_hardware(records, tmp_path):

@@ -167,13 +167,6 @@ def test_ranks_that_plan_differently_are_refused(execute, make_trial):
     assert record.failure.type == "PlanMismatch"
 
 
-def test_ranks_join_a_torch_process_group(execute, make_trial):
-    pytest.importorskip("torch")
-    record = only(execute(make_trial("all_reduce", world=2, ranks=2)))
-    assert record.state is State.OK, record.failure.log_tail
-    assert [v.samples for v in record.values] == [[12.0], [12.0]]
-
-
 def test_a_prediction_is_labelled_and_stamped(execute, make_trial):
     record = only(execute(make_trial("ok", backend="emulated")))
     assert record.state is State.OK, record.failure

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import re
 import subprocess
 import sys
@@ -45,21 +44,6 @@ def test_the_same_records_give_the_same_bytes(make, both, tmp_path):
     assert set(first) == {"html", "md", "csv"}
     for name in first:
         assert first[name].read_bytes() == second[name].read_bytes()
-
-
-def test_bytes_do_not_depend_on_the_hash_seed(tmp_path):
-    code = (
-        "import importlib.util, sys; from pathlib import Path; from harness import report;"
-        "s = importlib.util.spec_from_file_location('f', sys.argv[1]); f = importlib.util.module_from_spec(s);"
-        "s.loader.exec_module(f);"
-        "report.write(f.quickstart(), [f.transports(), f.transports(backend='emulated')], directory=Path(sys.argv[2]))"
-    )
-    factory = os.path.join(os.path.dirname(__file__), "factory.py")  # noqa: PTH118, PTH120 - an argument, not a path
-    for seed in ("1", "2"):
-        arguments = [sys.executable, "-c", code, factory, str(tmp_path / seed)]
-        subprocess.run(arguments, check=True, env={**os.environ, "PYTHONHASHSEED": seed})
-    for path in (tmp_path / "1").iterdir():
-        assert path.read_bytes() == (tmp_path / "2" / path.name).read_bytes(), path.name
 
 
 def test_csv_has_one_line_a_cell_and_names_each_origin(make, both):

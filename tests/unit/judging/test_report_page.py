@@ -48,14 +48,15 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
-@pytest.fixture
-def traced(make, tmp_path):
+@pytest.fixture(scope="module")
+def traced(make, tmp_path_factory):
     """An experiment with every part of a page: tables, verdicts, scores, timelines, empty cells."""
+    home = tmp_path_factory.mktemp("traced")
     events = [{"ph": "M", "pid": 0, "name": "process_name", "args": {"name": "rank 0"}}]
     events += [{"ph": "X", "pid": 0, "tid": 0, "name": "send", "ts": 1000 * i, "dur": 500} for i in range(20)]
-    (tmp_path / "trial").mkdir()
-    (tmp_path / "trial" / "trace.json").write_text(json.dumps({"traceEvents": events}), "utf-8")
-    (tmp_path / "trial" / "bad.trace.json").write_text("not json", "utf-8")
+    (home / "trial").mkdir()
+    (home / "trial" / "trace.json").write_text(json.dumps({"traceEvents": events}), "utf-8")
+    (home / "trial" / "bad.trace.json").write_text("not json", "utf-8")
     artifacts = [
         Artifact(path=p, sha256="0" * 64, bytes=1) for p in ("trace.json", "bad.trace.json", "gone.trace.json")
     ]
@@ -64,9 +65,7 @@ def traced(make, tmp_path):
         make.transports(backend="emulated"),
         make.record(backend="ray", hardware="lab", state=State.UNSUPPORTED, message="needs 2 GPUs <b>"),
     ]
-    written = report.write(
-        make.quickstart(), records, directory=tmp_path / "report", locate=lambda _: tmp_path / "trial"
-    )
+    written = report.write(make.quickstart(), records, directory=home / "report", locate=lambda _: home / "trial")
     return written["html"].read_text("utf-8")
 
 

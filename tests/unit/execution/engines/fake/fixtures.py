@@ -22,7 +22,9 @@ def store(tmp_path):
 
 @pytest.fixture
 def execute(store):
-    def execute(*trials, listener=None, **options):
-        return run(trials, store=store, options=RunOptions(grace=1.0, **options), listener=listener)
+    return functools.partial(execute_in, store)
 
-    return execute
+
+def execute_in(store, *trials, listener=None, **options):
+    """Runs trials and leaves their records in a store."""
+    return run(trials, store=store, options=RunOptions(grace=1.0, **options), listener=listener)
