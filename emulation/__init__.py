@@ -12,5 +12,5 @@
 Engines build a `graph.Workload` and call `evaluate.simulate`; nothing here knows an engine or the harness.
 """
 
-MODEL_VERSION = "1"
+MODEL_VERSION = "2"
 """Raised whenever the same workload on the same profile would give another result; part of every emulated record."""

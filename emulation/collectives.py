@@ -61,6 +61,8 @@ class CollectiveTable(Figure):
     link: LinkKind
     """Kind of the farthest link within the group."""
     points: list[TablePoint] = Field(min_length=1)
+    processor: Fraction = Field(default=0.0, ge=0, le=1)
+    """Part of a core that each rank keeps busy meanwhile, where ranks are processes on a host's cores."""
     residuals: list[Residuals] = Field(default_factory=list)
     """What readings of it were off by, by bytes; absent: the band of the grade."""
 

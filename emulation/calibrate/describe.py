@@ -8,6 +8,7 @@ whose source says so.
 from __future__ import annotations
 
 import math
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from emulation.calibrate import fit
@@ -334,10 +335,16 @@ class Calibration:
                         "grade": "measured",
                         "source": self._source(probe),
                         "points": [{"bytes": size(nbytes), "time": duration(time)} for nbytes, time in knots],
+                        "processor": rounded(median([_busy(s) for s in series])),
                         "residuals": _stretches(rows),
                     }
                 )
         return tables
+
+
+def _busy(series: Series) -> float:
+    """Part of a core that each rank kept busy; 0 where nobody looked."""
+    return min(1.0, series.extra.get("processor_s", 0.0) / int(series.labels["ranks"]) / series.median)
 
 
 def document(found: Measurement, name: str, *, file: str) -> tuple[Mapping, bytes]:

@@ -33,6 +33,8 @@ class Cost:
     """How it is carried out, where there was a choice (`ring-ll128`)."""
     steps: tuple[int, int] = (0, 0)
     """Steps of a collective that follow one another: within hosts, and across hosts."""
+    processor: float = 0.0
+    """Cores that a collective among processes keeps busy meanwhile, all its ranks together."""
     pieces: tuple[Piece, ...] = field(default=())
     """What a fused node consists of, one after another; their times add up to `fixed`."""
     spread: tuple[float, float] | None = None

@@ -149,6 +149,7 @@ def _from_tables(node: Node, topology: Topology, farthest: LinkKind) -> Cost | N
         reading.method,
         (work.inner, work.outer),
         spread=reading.spread,
+        processor=reading.processor * len(node.devices),
     )
 
 

@@ -1,4 +1,4 @@
-"""Kernels that share a host's cores.
+"""Kernels, and collectives between processes, that share a host's cores.
 
 A kernel on a host's processor, or on a process that is pinned to none of its cores, needs a core for as long as it
 runs. Streams are serial queues, so no more kernels run at once than there are streams with kernels on them: where a
@@ -50,6 +50,20 @@ def on_cores(cost: Cost, node: Node, topology: Topology) -> Cost:
     cores = topology.cores[node.devices[0].split("/", 1)[0]]
     weights = ((cores, _weight(node, topology)),) if work else ()
     return replace(cost, fixed=0, work=work, weights=weights, cap=1.0)
+
+
+def collective_on_cores(cost: Cost, node: Node, topology: Topology) -> Cost:
+    """A collective's cost as progress in seconds that takes cores as well; with enough of them it takes the same time.
+
+    Processes send and add up with the cores that others compute on; what was measured on an idle host had them all.
+    """
+    host = node.devices[0].split("/", 1)[0]
+    seconds = cost.fixed / PICOSECONDS_PER_SECOND + (cost.work / cost.cap if cost.work else 0.0)
+    if not seconds or not cost.processor:
+        return cost
+    over = tuple((link, weight * cost.work / seconds) for link, weight in cost.weights if cost.work)
+    cores = (topology.cores[host], min(cost.processor, topology.host(host).cores))
+    return replace(cost, fixed=0, work=seconds, weights=(*over, cores), cap=1.0)
 
 
 def _weight(node: Node, topology: Topology) -> float:

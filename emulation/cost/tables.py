@@ -63,6 +63,8 @@ class Reading:
     """`table`, or `tables of 2 and 8 ranks`."""
     spread: Spread | None
     """Half-widths of the band in log space; None for a table without residuals."""
+    processor: float = 0.0
+    """Part of a core that each rank keeps busy meanwhile."""
 
 
 def at(table: CollectiveTable, nbytes: float) -> float:
@@ -119,7 +121,8 @@ def read(
     fitting = [t for t in tables if t.op == op and t.link == link and _alike((t.ranks, t.hosts), shape)]
     exact = next((t for t in fitting if (t.ranks, t.hosts) == (ranks, hosts)), None)
     if exact is not None:
-        return Reading(at(exact, nbytes), latency(exact), _grade([exact], nbytes), "table", _spread(exact, nbytes))
+        grade, spread = _grade([exact], nbytes), _spread(exact, nbytes)
+        return Reading(at(exact, nbytes), latency(exact), grade, "table", spread, exact.processor)
     if len(fitting) < 2 or op == "send":
         return None
     low, high = _neighbours(sorted(fitting, key=lambda table: table.ranks), ranks)

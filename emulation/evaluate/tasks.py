@@ -13,7 +13,7 @@ from emulation.band import claimed
 from emulation.cost import Cost
 from emulation.cost.collectives import collective
 from emulation.cost.compute import kernel
-from emulation.cost.cores import crowded, on_cores
+from emulation.cost.cores import collective_on_cores, crowded, on_cores
 from emulation.cost.memory import local_copy
 from emulation.cost.overlap import overlaps
 from emulation.cost.p2p import message
@@ -146,6 +146,8 @@ class Tasks:
         for task, action in enumerate(actions if full else ()):
             if action.kind == "compute" and action.devices[0] in full:
                 self.costs[task] = on_cores(self.costs[task], action, self.topology)
+            elif action.kind == "collective" and action.devices[0] in full:
+                self.costs[task] = collective_on_cores(self.costs[task], action, self.topology)
 
     def _slow_down_beside_communication(self) -> None:
         self.overlaps = overlaps(self.meetings, self.costs, self.topology, self.links)

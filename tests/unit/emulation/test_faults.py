@@ -480,6 +480,23 @@ def test_kernels_that_slow_one_another_down_take_more_than_a_core_each(document,
     assert simulate(work, Profile.model_validate(found)).picoseconds == round(milliseconds * MS)
 
 
+@pytest.mark.parametrize("computing", [0, 1, 2])
+def test_collective_between_processes_needs_cores_that_others_compute_on(document, computing):
+    found = _processes(document, 4)
+    points = [{"bytes": "1 B", "time": "1 ms"}, {"bytes": "1 MB", "time": "2 ms"}]
+    table = {"op": "all-reduce", "ranks": 2, "link": "nvlink", "grade": "measured", "source": "test"}
+    profile = Profile.model_validate(found | {"collective_tables": [table | {"points": points, "processor": 0.75}]})
+    work = Workload()
+    both = work.collective("all-reduce", ["host0/proc0", "host0/proc1"], 10**6)
+    for n in (0, 1, 2, 3):
+        # Enough processes that compute at some time for cores to be short; how many at once is the case.
+        after = [] if n >= 4 - computing else [both]
+        work.compute(f"host0/proc{n}", 1e10 if n >= 4 - computing else 1e6, after=after)
+    # 1.5 cores for the ranks; with one more the progress is max-min fair: 2 / (1.5 + 1) for each, with two 2 / 3.5.
+    rate = min(1.0, 2 / (1.5 + computing))
+    assert simulate(work, profile).finish(both) == pytest.approx(2e-3 / rate, rel=1e-9)
+
+
 def _overlapping(document, **parts):
     found = document()
     found["models"]["gpu"]["overlap"] = {
