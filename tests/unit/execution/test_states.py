@@ -1,10 +1,12 @@
 import os
 import signal
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 
+from harness.backends import group
 from harness.records import Kind, State
 from harness.spec import Limits, Needs
 
@@ -85,9 +87,23 @@ def test_more_memory_than_allowed_is_oom(execute, make_trial, mode):
     assert len(record.values) == 1
 
 
+class ClockFromAnEvent:
+    """A clock that stands still until a trial has written its note: a slow start takes nothing off its limit."""
+
+    def __init__(self, note):
+        self._note = note
+        self._zero = None
+
+    def monotonic(self):
+        if self._zero is None and self._note.exists() and self._note.read_text():
+            self._zero = time.monotonic()
+        return 0.0 if self._zero is None else time.monotonic() - self._zero
+
+
 @pytest.mark.parametrize("mode", ["hangs", "hangs_on"])
-def test_a_trial_that_hangs_is_stopped_and_says_where(execute, make_trial, tmp_path, mode):
-    record = only(execute(make_trial(mode, limits=Limits(timeout="1 s"))))
+def test_a_trial_that_hangs_is_stopped_and_says_where(execute, make_trial, tmp_path, monkeypatch, mode):
+    monkeypatch.setattr(group, "time", ClockFromAnEvent(tmp_path / "hanging"))
+    record = only(execute(make_trial(mode, limits=Limits(timeout="0.2 s"))))
     assert record.state is State.TIMEOUT
     assert "limits.timeout" in record.failure.message
     assert len(record.values) == 1
