@@ -121,7 +121,7 @@ def _show(report: Report, folder: Path, held_out: Path | None) -> None:
         say(columns([heads, *rows]))
         refused = next((line.refused for line in lines if line.label == "all"), 0)
         if refused:
-            say(f"  {refused} rows were not predicted: the model says nothing of them")
+            say(f"  {refused} rows were not predicted: the model only fits such rows, or says nothing of them")
     for name in report.absent:
         say(f"\n{name}: not scored, its files are not there")
 
