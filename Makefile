@@ -6,7 +6,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c .constraint
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup check unit test bench docs report clean packages oracles
+.PHONY: help run setup check unit test bench docs figures report clean packages oracles
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -61,6 +61,9 @@ bench: $(VENV)/.test ## the benchmarks, with their full tables
 
 docs: $(VENV)/.test ## check that the documentation's commands and examples still work
 	$(PYTEST) tests/unit/docs
+
+figures: $(VENV)/.run ## draw the documentation's figures from the committed records
+	$(BIN)/python -m harness.report.documentation
 
 report: $(VENV)/.run ## write the quickstart's report again from what is recorded
 	$(BIN)/harness report specs/quickstart.yaml

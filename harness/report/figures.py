@@ -88,7 +88,7 @@ def chart(table: TableView, section: Section) -> list[Panel]:
 
 def scatter(family: Family) -> Panel:
     """Predicted against measured values on logarithmic axes, with y = x and the claimed bands."""
-    with _Drawing(f"scatter/{family.engine}/{family.metric}/{family.model_version}", WIDTH, 4.4) as drawing:
+    with Drawing(f"scatter/{family.engine}/{family.metric}/{family.model_version}", WIDTH, 4.4) as drawing:
         axes = drawing.axes()
         pairs = [p for p in family.pairs if p.measured > 0 and p.prediction.value > 0]
         if not pairs:
@@ -122,8 +122,8 @@ def scatter(family: Family) -> Panel:
         axes.set_aspect("equal")
         axes.grid(visible=True)
         unit = pairs[0].prediction.unit
-        _quantities(axes.xaxis, unit)
-        _quantities(axes.yaxis, unit)
+        quantities(axes.xaxis, unit)
+        quantities(axes.yaxis, unit)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=8)
         return Panel(f"{family.engine}: {family.metric}", drawing.svg())
 
@@ -133,7 +133,7 @@ def gantt(timeline: Timeline) -> Panel:
     groups = _activities(timeline)
     labels = list(dict.fromkeys(groups.values()))
     height = 0.8 + 0.26 * len(timeline.tracks) + 0.2 * ((len(labels) + 2) // 3)
-    with _Drawing(f"gantt/{timeline.title}/{timeline.target}", 2 * WIDTH, height) as drawing:
+    with Drawing(f"gantt/{timeline.title}/{timeline.target}", 2 * WIDTH, height) as drawing:
         axes = drawing.axes()
         for row, track in enumerate(timeline.tracks):
             for index, label in enumerate(labels):
@@ -146,7 +146,7 @@ def gantt(timeline: Timeline) -> Panel:
         axes.tick_params(axis="y", length=0)
         axes.invert_yaxis()
         axes.grid(visible=True, axis="x")
-        _quantities(axes.xaxis, "s")
+        quantities(axes.xaxis, "s")
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8, handlelength=1.2)
         return Panel(timeline.title, drawing.svg(), str(timeline.target.kind))
 
@@ -206,7 +206,7 @@ def _dots(
 ) -> str:
     """A dot with its interval for each value: honest on a logarithmic axis, where a bar has no foot to stand on."""
     height = 0.95 + 0.16 * len(columns) * (len(series) + 0.9)
-    with _Drawing(name, WIDTH, max(height, 1.9)) as drawing:
+    with Drawing(name, WIDTH, max(height, 1.9)) as drawing:
         axes = drawing.axes()
         step = 0.7 / max(len(series), 2)
         for index, (row, cells) in enumerate(series.items()):
@@ -222,7 +222,7 @@ def _dots(
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(len(columns) - 0.5, -0.5)
         _scale(axes, "x", values)
-        _quantities(axes.xaxis, section.unit)
+        quantities(axes.xaxis, section.unit)
         axes.grid(visible=True, axis="x")
         axes.set_xlabel(_axis_title(section))
         _legend(axes, len(series))
@@ -238,7 +238,7 @@ def _lines(
     sizes: Sequence[float],
 ) -> str:
     """Lines over columns that are sizes or counts."""
-    with _Drawing(name, WIDTH, 3.0) as drawing:
+    with Drawing(name, WIDTH, 3.0) as drawing:
         axes = drawing.axes()
         for index, (row, cells) in enumerate(series.items()):
             drawn = [(at, c.figure) for at, c in zip(sizes, cells, strict=True) if c.figure and c.figure.value > 0]
@@ -249,7 +249,7 @@ def _lines(
         _scale(axes, "y", values)
         axes.set_xticks(*_thinned(sizes, table.columns))
         axes.minorticks_off()
-        _quantities(axes.yaxis, section.unit)
+        quantities(axes.yaxis, section.unit)
         axes.grid(visible=True)
         axes.set(xlabel=table.column_name, ylabel=_axis_title(section))
         _legend(axes, len(series))
@@ -312,7 +312,7 @@ def _legend(axes: Axes, count: int) -> None:
         )
 
 
-def _quantities(axis: Any, unit: str) -> None:
+def quantities(axis: Any, unit: str) -> None:
     """Tick labels with units: `10 ms`, `1 GB/s`."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
@@ -320,13 +320,13 @@ def _quantities(axis: Any, unit: str) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-class _Drawing:
+class Drawing:
     """A figure of a given size in the report's style, closed afterwards whatever happens."""
 
     def __init__(self, name: str, width: float, height: float) -> None:
         self._name, self._size = name, (width, height)
 
-    def __enter__(self) -> _Drawing:
+    def __enter__(self) -> Drawing:
         import matplotlib as mpl
         from matplotlib.figure import Figure
 
@@ -340,11 +340,13 @@ class _Drawing:
         self._context.__exit__(None, None, None)
 
     def axes(self) -> Axes:
+        """Axes of their own in the figure."""
         axes = self._figure.add_subplot()
         axes.patch.set_alpha(0.0)
         return axes
 
     def svg(self) -> str:
+        """What was drawn."""
         stream = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         self._figure.savefig(stream, format="svg", metadata=nothing)
