@@ -2,8 +2,8 @@
 
 Generated from the models that `load` validates with, so that an editor and `harness validate` cannot disagree about a
 field. An editor knows less than the loader in three places, and the schema is the more lenient there: a field may
-come from `extends` or from the sweep, so an engine's fields are not required; another package may bring an engine;
-and the names of hardware profiles and papers are files, which are not baked in.
+come from `extends` or from the sweep, so an engine's and a profile's fields are not required; another package may
+bring an engine; and the names of hardware profiles and papers are files, which are not baked in.
 """
 
 from __future__ import annotations
@@ -60,11 +60,14 @@ def _document(model: type[BaseModel], description: str) -> dict[str, Any]:
 
 
 def _extending(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a file whose fields may come from the one it extends."""
+    """The schema of a file whose fields, at any depth, may come from the one it extends."""
     extends = {"type": "string", "description": "Another profile that this one starts from, relative to this file."}
-    return {key: value for key, value in schema.items() if key != "required"} | {
-        "properties": {"extends": extends, **schema["properties"]}
-    }
+    definitions = {name: _optional(text) for name, text in schema["$defs"].items()}
+    return _optional(schema) | {"properties": {"extends": extends, **schema["properties"]}, "$defs": definitions}
+
+
+def _optional(schema: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in schema.items() if key != "required"}
 
 
 def _engine(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
