@@ -20,6 +20,7 @@ def test_what_needs_only_numpy_makes_a_profile(tmp_path, capsys):
     assert f"profile: {target}" in capsys.readouterr().out
 
 
+@pytest.mark.timeout(300)
 def test_copies_and_collectives_are_timed(tmp_path, capsys):
     pytest.importorskip("torch")
     target = tmp_path / "box.yaml"

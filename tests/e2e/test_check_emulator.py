@@ -40,6 +40,7 @@ def project(tmp_path):
 
 
 @measured
+@pytest.mark.timeout(300)
 def test_nothing_is_worse_than_the_scores_on_record_and_the_bars_are_met():
     # Simulating Megatron's steps takes minutes; `test_megatron` scores them by the closed form it is held to.
     done = harness("allreduce", "aceso", "--json", "--data", DATA)
@@ -57,6 +58,7 @@ def test_nothing_is_worse_than_the_scores_on_record_and_the_bars_are_met():
 
 
 @measured
+@pytest.mark.timeout(300)
 def test_a_score_that_was_better_on_record_fails(project):
     record = project / "results" / "measured" / "emulator-check.json"
     better = json.loads(record.read_text())

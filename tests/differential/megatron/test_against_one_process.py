@@ -39,6 +39,7 @@ PLANS = {
 
 
 @pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.timeout(300)
 def test_loss_and_gradients_are_those_of_one_process(on_ranks, world):
     jobs = [job(**fields) for fields in PLANS[world]]
     answers = on_ranks(world, "agree", jobs)

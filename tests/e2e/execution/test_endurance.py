@@ -18,6 +18,7 @@ class Watch:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_thousand_trials_do_not_make_the_runner_grow(execute, make_trial):
     watch = Watch(200, 1000)
     trials = [make_trial("noop", f"cell{i:04}") for i in range(1000)]

@@ -65,6 +65,7 @@ def final(runs):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_run_killed_at_any_instant_is_finished_by_the_same_command(start, tmp_path):
     instants = random.Random(20)
     finish(start("noop", 150, runs="whole"))

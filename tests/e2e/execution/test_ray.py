@@ -19,6 +19,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.timeout(300)
 def test_a_ray_of_our_own_runs_trials_ranks_and_failures(make_trial, store):
     import ray
 
@@ -61,6 +62,7 @@ def cluster(monkeypatch):
     made.shutdown()
 
 
+@pytest.mark.timeout(300)
 def test_a_node_that_dies_costs_the_attempt_and_not_the_trial(make_trial, store, cluster, tmp_path):
     workers = [cluster.add_node(num_cpus=1) for _ in range(2)]
     cluster.wait_for_nodes()

@@ -34,6 +34,7 @@ def harness(*arguments):
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
 
 
+@pytest.mark.timeout(300)
 def test_a_plan_trains_and_is_predicted(tmp_path):
     pytest.importorskip("torch")
     (tmp_path / "training.yaml").write_text(SPEC)
