@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from harness.judging.comparison import shown
+from harness.judging.scores import cells
 from harness.report.content import outcome
 
 if TYPE_CHECKING:
@@ -120,14 +121,7 @@ def _scores(content: Content) -> Iterator[str]:
             escape(family.metric),
             escape(family.model_version),
             str(len(family.pairs)),
-            f"{100 * family.bias:+.1f} %",
-            f"{100 * family.mape:.1f} %",
-            f"{100 * family.median:.1f} %",
-            f"{100 * family.p90:.1f} %",
-            f"{100 * family.worst:.1f} %",
-            "" if family.tau is None else f"{family.tau:.2f}",
-            "" if family.regret is None else f"{100 * family.regret:.1f} %",
-            "" if family.coverage is None else f"{100 * family.coverage:.0f} %",
+            *cells(family),
         ]
         for family in score.families
     ]

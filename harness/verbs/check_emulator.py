@@ -14,7 +14,6 @@ from harness.output import columns, emit, say
 if TYPE_CHECKING:
     import argparse
 
-    from emulation.calibrate.score import Score
     from emulation.validation.check import Report
 
 VARIABLE = "HARNESS_DATA"
@@ -107,6 +106,8 @@ def _asked(before: dict[str, Any], names: list[str]) -> dict[str, Any]:
 
 
 def _show(report: Report, folder: Path, held_out: Path | None) -> None:
+    from harness.judging.scores import cells
+
     say(f"emulator version {report.model_version}; fitted to and scored on measured rows of {folder}")
     if held_out:
         say(f"fitted to all of them; scored on rows of {held_out} that are not among them")
@@ -124,18 +125,6 @@ def _show(report: Report, folder: Path, held_out: Path | None) -> None:
             say(f"  {refused} rows were not predicted: the model only fits such rows, or says nothing of them")
     for name in report.absent:
         say(f"\n{name}: not scored, its files are not there")
-
-
-def cells(score: Score) -> tuple[str, ...]:
-    """The scores as they are shown."""
-
-    def percent(value: float | None, digits: int = 1) -> str:
-        return "" if value is None else f"{100 * value:.{digits}f} %"
-
-    errors = (score.mape, score.median, score.p90, score.worst)
-    tau = "" if score.tau is None else f"{score.tau:.2f}"
-    bias = f"{100 * score.bias:+.1f} %"
-    return (bias, *map(percent, errors), tau, percent(score.regret), percent(score.coverage, 0))
 
 
 def _verdict(report: Report, before: dict[str, Any] | None, worse: list[str]) -> None:

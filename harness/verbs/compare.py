@@ -68,12 +68,9 @@ def _predictions(args: argparse.Namespace) -> int:
 
 
 def _row(family: Any) -> tuple[str, ...]:
-    percent = [f"{100 * e:+.1f} %" for e in (family.bias,)]
-    percent += [f"{100 * e:.1f} %" for e in (family.mape, family.median, family.p90, family.worst)]
-    regret = "" if family.regret is None else f"{100 * family.regret:.1f} %"
-    tau = "" if family.tau is None else f"{family.tau:.2f}"
-    coverage = "" if family.coverage is None else f"{100 * family.coverage:.0f} %"
-    return (family.engine, family.metric, family.model_version, str(len(family.pairs)), *percent, tau, regret, coverage)
+    from harness.judging.scores import cells
+
+    return (family.engine, family.metric, family.model_version, str(len(family.pairs)), *cells(family))
 
 
 def _scored(score: Any) -> dict[str, Any]:
