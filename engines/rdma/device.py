@@ -1,7 +1,7 @@
 """The interface of a memory-transfer device: memory first, messages second.
 
-The paper's abstraction (arXiv 1805.08430, section 3): a remote machine is a *device* whose memory one allocates, reads
-and writes. Names follow verbs, so that a provider over an RDMA adapter has the same shape as the shared-memory one:
+The paper's abstraction (arXiv 1805.08430): a remote machine is a *device* whose memory one allocates, reads and
+writes. Names follow verbs:
 
 ============  =========================================  ======================================
 here          verbs                                      shared memory
@@ -15,20 +15,26 @@ here          verbs                                      shared memory
 
 A descriptor comes from another process, so it is checked like any input: types, signs, and who made it. Whether an
 access is *allowed* is the target's word, never the descriptor's: an RDMA adapter looks the rkey up in the target's
-table, and so does the shared-memory provider.
+table, and the other providers do the same in software.
+
+No method waits for the peer. Code that waits does it as a *polling-asynchronous* operation (`executor`): it looks, and
+where there is nothing yet it gives way - to other operations first, then through `Device.idle`, which yields the
+processor on real providers and advances virtual time on the simulated one.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from enum import IntFlag, StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 from harness.api import HarnessError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from engines.rdma.copies import CopyLedger
 
 WORD = 8
 """Bytes of a sequence word."""
@@ -43,19 +49,31 @@ class Access(IntFlag):
 
 
 class Status(StrEnum):
-    """How a work request ended; the names of verbs, in words."""
+    """How a work request ended; the names of verbs, in words.
+
+    Providers may name one mistake differently (the InfiniBand specification leaves room, and Soft-RoCE uses it);
+    `conformance` holds the set that each provider may answer with.
+    """
 
     SUCCESS = "success"
+    LOCAL_LENGTH = "local length error"
+    """A message longer than the buffer that was posted for it; seen by the receiver."""
+    LOCAL_OPERATION = "local operation error"
     LOCAL_PROTECTION = "local protection error"
     """The local side of the request lies outside its region, or lacks the access."""
+    REMOTE_INVALID = "remote invalid request error"
+    """The peer had posted too small a buffer for the message."""
     REMOTE_ACCESS = "remote access error"
     """Wrong key, outside the remote region, or not allowed there."""
+    REMOTE_OPERATION = "remote operation error"
     STALE_REGION = "stale region"
-    """The descriptor is from before the peer's last reset."""
+    """The descriptor is from before the peer's last reset; nothing was written."""
     RETRY_EXCEEDED = "retry exceeded"
-    """The peer is gone."""
+    """No acknowledgement after every retry: the peer is gone."""
+    RECEIVER_NOT_READY = "receiver not ready retry exceeded"
+    """The peer posted no buffer for a message, for all retries."""
     FLUSHED = "flushed"
-    """Posted to a channel that had already failed."""
+    """Posted to a channel that had already failed, or outstanding when it did."""
 
 
 class Operation(StrEnum):
@@ -64,6 +82,40 @@ class Operation(StrEnum):
     WRITE = "write"
     READ = "read"
     SEND = "send"
+
+
+class Signal(StrEnum):
+    """How a receiver learns that a write is complete (see `placement`)."""
+
+    TAIL = "tail"
+    """A sequence word at the end of the same write; only where bytes are placed in increasing address order."""
+    IMM = "imm"
+    """Write with immediate: the receiver's completion queue says so; the specification guarantees it anywhere."""
+    DEBUG = "debug"
+    """`tail`, plus a CRC-32 over the payload that the receiver checks."""
+
+
+class ChannelState(StrEnum):
+    """Life of a channel."""
+
+    UNCONNECTED = "unconnected"
+    READY = "ready"
+    ERROR = "error"
+    """A request failed; everything outstanding and everything posted ends `FLUSHED`."""
+    CLOSED = "closed"
+
+
+class Unavailable(StrEnum):
+    """Why a provider cannot be used here."""
+
+    LIBRARY = "no library"
+    KERNEL = "no kernel support"
+    DEVICE = "no device"
+    PORT = "port down"
+    GID = "no RoCEv2 address"
+    MEMORY = "memory cannot be registered"
+    HOST = "not on one host"
+    PEER = "peer cannot be reached"
 
 
 Ticket = int
@@ -120,15 +172,19 @@ def _check_field(name: str, value: object) -> None:
     if not isinstance(value, wanted) or isinstance(value, bool):
         raise InvalidDescriptor(f"{name!r} must be {wanted.__name__}, got {type(value).__name__}")
     if isinstance(value, int) and not 0 <= value < 2**64:
-        raise InvalidDescriptor(f"{name!r} must be in [0, 2^64), got {value}")
+        raise InvalidDescriptor(f"{name!r} must be a 64-bit unsigned number, got {value}")
 
 
 class ProviderUnavailable(HarnessError):
-    """This machine cannot offer the provider; the message says what is missing."""
+    """This provider cannot be used here, for the typed reason given."""
+
+    def __init__(self, reason: Unavailable, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
 
 
 class InvalidDescriptor(HarnessError):
-    """A descriptor that no honest peer would publish."""
+    """A descriptor or an address that no device would publish."""
 
 
 class OutOfMemory(HarnessError):
@@ -141,6 +197,7 @@ class Region:
 
     number: int
     offset: int
+    """Where it starts, in the provider's own address space; what `Descriptor.address` says."""
     nbytes: int
     lkey: int
     rkey: int
@@ -150,36 +207,115 @@ class Region:
     """The bytes themselves (format `B`), usable by numpy and torch without a copy."""
 
 
+@dataclass(frozen=True)
+class Traits:
+    """What a device is, as far as its user must know."""
+
+    provider: str
+    """`shm`, `verbs`, `sim`."""
+    in_order: bool
+    """Whether the bytes of one write become visible in increasing address order, so that `tail` may be used."""
+    largest_write: int
+    """Bytes of the longest single work request; longer writes and reads are cut into several by the provider."""
+    detail: Mapping[str, str] = field(default_factory=dict)
+    """For records: device name, link layer, GID, path MTU, binding."""
+
+
+@dataclass
+class Counters:
+    """What a device has done since it was opened."""
+
+    writes: int = 0
+    reads: int = 0
+    sends: int = 0
+    receives: int = 0
+    """Messages and immediates taken in."""
+    written_bytes: int = 0
+    read_bytes: int = 0
+    registrations: int = 0
+    """Ever made; constant after the warm-up of a well-behaved job."""
+    registered_bytes: int = 0
+    """At the moment."""
+    wire: Mapping[str, int] = field(default_factory=dict)
+    """The adapter's own counters by their own names (`rdma statistic`): packets, duplicates, retransmissions."""
+
+
+@dataclass(frozen=True)
+class ChannelOptions:
+    """Attributes of a queue pair; a provider to which one means nothing ignores it."""
+
+    depth: int = 128
+    """Work requests outstanding in each direction; more are held back by the provider, never refused or dropped."""
+    message_bytes: int = 4096
+    """Room for one message of the peer's."""
+    timeout: int = 14
+    """Local acknowledgement timeout exponent: 4.096 us x 2^timeout; 0 waits for ever."""
+    retries: int = 7
+    """Retransmissions before `RETRY_EXCEEDED`."""
+    rnr_retries: int = 7
+    """Retries when the peer has no buffer posted before `RECEIVER_NOT_READY`; 7 is for ever."""
+
+
 class Channel(Protocol):
     """A reliable connection to one peer's memory.
 
-    Posting never blocks and never raises for what the peer did wrong: every signalled request ends in one
-    `Completion`, an unsignalled one only if it fails. After the first failure the channel is in error and whatever is
-    posted ends `FLUSHED`, until `reset`.
+    Both ends are made with `Device.channel`, exchange `address()` out of band, and `connect`. Posting never blocks and
+    never raises for what the peer did wrong: every signalled request ends in one `Completion`, an unsignalled one only
+    if it fails. After the first failure the channel is in error and whatever is outstanding or posted ends `FLUSHED`,
+    until `reset` and a new `connect` with the peer's new address.
     """
 
+    state: ChannelState
+
+    def address(self) -> str:
+        """What the peer must know to connect to this end (JSON); another one after every `reset`."""
+
+    def connect(self, address: str) -> None:
+        """Join with the peer's end.
+
+        Raises:
+            ProviderUnavailable: it cannot be reached from here.
+            InvalidDescriptor: `address` is malformed, or names another kind of device.
+        """
+
     def write(
-        self, source: Region, target: Descriptor, *, offset: int, at: int, nbytes: int, signaled: bool = True
+        self,
+        source: Region,
+        target: Descriptor,
+        *,
+        offset: int,
+        at: int,
+        nbytes: int,
+        imm: int | None = None,
+        signaled: bool = True,
     ) -> Ticket:
-        """Copy `nbytes` from `offset` in `source` to `at` in `target`; the last aligned word is placed last."""
+        """Copy `nbytes` from `offset` in `source` to `at` in `target`.
+
+        Writes of a channel are placed in the order posted. Where `Traits.in_order` holds, the last aligned word of a
+        write is placed last. `imm` (32 bits) is handed to the peer's `arrived` after all bytes are in place; it may
+        come with no bytes at all.
+        """
 
     def read(self, target: Region, source: Descriptor, *, offset: int, at: int, nbytes: int) -> Ticket:
         """Copy `nbytes` from `at` in the peer's `source` to `offset` in `target`."""
 
     def send(self, message: bytes) -> Ticket:
-        """Post a small control message into the peer's mailbox."""
+        """Post a message of at most the peer's `message_bytes`; for control data and RPC, not for tensors."""
 
     def receive(self) -> bytes | None:
-        """The next control message of the peer, or None."""
+        """The next message of the peer, or None."""
+
+    def arrived(self) -> int | None:
+        """The next immediate of the peer, or None; order is that of the peer's writes."""
 
     def poll(self, most: int = 64) -> Sequence[Completion]:
         """Up to `most` completions, oldest first; an empty sequence if there is none."""
 
     def alive(self) -> bool:
-        """Whether the peer's process and device are still there."""
+        """Whether the peer is still there, as far as this end can tell without a transfer."""
 
     def reset(self) -> None:
-        """Leave the error state; what was outstanding has been completed."""
+        """End whatever is outstanding (`FLUSHED`, to be polled), leave the error state, and become `UNCONNECTED`."""
 
     def close(self) -> None:
         """Drop the connection; what the peer allocated stays valid for it."""
@@ -189,37 +325,41 @@ class Device(Protocol):
     """One process's memory, open to its peers."""
 
     uid: str
+    traits: Traits
+    ledger: CopyLedger
+    """Where code counts the payload bytes that it copies; the simulated device charges time for them."""
 
     def allocate(self, nbytes: int, *, access: Access, align: int = 64) -> Region:
-        """A region of the arena, registered.
+        """A region of the arena, registered, zeroed.
 
         Raises:
             OutOfMemory: with how much is short.
         """
 
     def register(self, buffer: memoryview, *, access: Access) -> Region:
-        """Register memory that already exists.
+        """Register memory that already exists, in place.
 
         Raises:
-            HarnessError: the provider cannot reach this memory.
+            ProviderUnavailable: the provider cannot reach this memory, or may lock no more.
         """
 
     def describe(self, region: Region) -> Descriptor:
         """What a peer must know to reach `region`."""
 
-    def address(self) -> str:
-        """What a peer must know to connect (JSON)."""
+    def channel(self, options: ChannelOptions | None = None) -> Channel:
+        """An unconnected end."""
 
-    def connect(self, address: str) -> Channel:
-        """Connect to a peer's device.
+    def idle(self) -> None:
+        """Give way: called by a poller that found nothing to do."""
 
-        Raises:
-            ProviderUnavailable: it cannot be reached from here.
-            InvalidDescriptor: `address` is malformed.
-        """
+    def clock(self) -> float:
+        """Seconds on the clock that this device's transfers take place in: wall time, or virtual time."""
+
+    def counters(self) -> Counters:
+        """What it has done so far."""
 
     def reset(self) -> None:
-        """Free and unregister everything; descriptors given out before are stale from now on."""
+        """Free and unregister everything; descriptors given out before are stale from now on (a new epoch)."""
 
     def close(self) -> None:
         """Give the memory back."""
