@@ -198,5 +198,6 @@ def _pair(prediction: Prediction, observation: Observation) -> Pair:
 def _family(engine: str, metric: str, hardware: str, model_version: str, pairs: tuple[Pair, ...]) -> Family:
     larger = pairs[0].prediction.better == "higher"
     scores = scoring.score([pair.scored for pair in pairs], larger_is_better=larger)
-    names = {"engine": engine, "metric": metric, "hardware": hardware, "model_version": model_version}
-    return Family(**vars(scores), **names, pairs=pairs)
+    return Family(
+        **vars(scores), engine=engine, metric=metric, hardware=hardware, model_version=model_version, pairs=pairs
+    )

@@ -88,7 +88,8 @@ def chart(table: TableView, section: Section) -> list[Panel]:
 
 def scatter(family: Family) -> Panel:
     """Predicted against measured values on logarithmic axes, with y = x and the claimed bands."""
-    with Drawing(f"scatter/{family.engine}/{family.metric}/{family.hardware}/{family.model_version}", WIDTH, 4.4) as drawing:
+    name = f"scatter/{family.engine}/{family.metric}/{family.hardware}/{family.model_version}"
+    with Drawing(name, WIDTH, 4.4) as drawing:
         axes = drawing.axes()
         pairs = [p for p in family.pairs if p.measured > 0 and p.prediction.value > 0]
         if not pairs:
