@@ -141,5 +141,10 @@ def _shape(trial: Trial, profile: Profile, directory: Path) -> Shape:
         memory=has.memory,
         packages=trial.packages,
         code=tuple(dict.fromkeys([*guests.code(trial.package), *outside])),
-        results=directory.resolve().parents[1],
+        results=_of_run(trial, directory.resolve()),
     )
+
+
+def _of_run(trial: Trial, directory: Path) -> Path:
+    """The folder in which all trials of a run have theirs: guests that see it can serve every one of them."""
+    return next(p.parent for p in directory.parents if p.name == trial.directory_name)
