@@ -3,7 +3,8 @@
 Packets are numbered; the responder takes them in order and acknowledges up to a number. When it misses one it says
 so, and everything from there on is sent again (go-back-N). When nothing is heard for `4.096 us x 2^timeout`,
 everything unacknowledged is sent again, `retries` times; a responder without a posted buffer asks for a pause,
-`rnr_retries` times. Any progress starts both counts anew. The InfiniBand specification numbers modulo 2^24; here numbers just grow.
+`rnr_retries` times. Any progress starts both counts anew. The InfiniBand specification
+numbers modulo 2^24; here numbers just grow.
 """
 
 from __future__ import annotations
