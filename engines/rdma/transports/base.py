@@ -1,4 +1,4 @@
-"""What every transport does, and how copies are counted.
+"""What every transport does.
 
 A *step* hands every tensor of the payload to the transport and ends when the sender knows that the receiver has the
 last one, in memory a consumer can compute on. Both ends are opened once per trial and prepared once per payload; what
@@ -7,7 +7,6 @@ preparing costs (connections, registration, published addresses) is off the crit
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -16,27 +15,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from engines.rdma.copies import CopyLedger
     from engines.rdma.tensors import Payload
 
     Bytes1D = NDArray[np.uint8]
-
-
-@dataclass
-class CopyLedger:
-    """Counts payload bytes where user-space code copies them."""
-
-    nbytes: int = 0
-    sites: dict[str, int] = field(default_factory=dict)
-
-    def count(self, site: str, nbytes: int) -> None:
-        """Record one copy of `nbytes`; call it at the line that makes the copy."""
-        self.nbytes += nbytes
-        self.sites[site] = self.sites.get(site, 0) + nbytes
-
-    def clear(self) -> None:
-        """Start counting again."""
-        self.nbytes = 0
-        self.sites.clear()
 
 
 class Sender(Protocol):

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 from engines.rdma.device import WORD, Access, Descriptor, Status
 from engines.rdma.placement import ALIGN, PeerLost, extent, lay_out, wait_for
-from engines.rdma.shm import SharedMemoryDevice
-from engines.rdma.transports.base import CopyLedger
+from engines.rdma.providers import open_device
 from harness.api import EnvironmentLacks, HarnessError
 
 if TYPE_CHECKING:
@@ -41,11 +40,12 @@ class _End:
     def __init__(self, session: Session, largest: int) -> None:
         if not session.same_host:
             raise EnvironmentLacks("transport 'shm' needs both ranks on one host")
-        self.ledger = CopyLedger()
         self._session = session
-        self._device = SharedMemoryDevice(largest)
-        session.publish(f"shm-address{session.rank}", self._device.address())
-        self._channel: Channel = self._device.connect(session.lookup(f"shm-address{1 - session.rank}"))
+        self._device = open_device("shm", largest)
+        self.ledger = self._device.ledger
+        self._channel: Channel = self._device.channel()
+        session.publish(f"shm-address{session.rank}", self._channel.address())
+        self._channel.connect(session.lookup(f"shm-address{1 - session.rank}"))
 
     def _alive(self) -> bool:
         return self._channel.alive()
