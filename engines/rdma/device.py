@@ -29,7 +29,8 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import IntFlag, StrEnum
 from typing import TYPE_CHECKING, Protocol
 
-from harness.api import HarnessError
+# Devices also run inside guests that have little beside the standard library; `harness.api` would ask for pydantic.
+from harness.errors import HarnessError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -185,6 +186,10 @@ class ProviderUnavailable(HarnessError):
 
 class InvalidDescriptor(HarnessError):
     """A descriptor or an address that no device would publish."""
+
+
+class WrongProcess(HarnessError):
+    """The device was opened by another process: this one is a forked child of its owner."""
 
 
 class OutOfMemory(HarnessError):

@@ -61,8 +61,8 @@ def time_packing() -> float:
     """Median seconds of packing and of unpacking the large message, averaged."""
     import numpy as np
 
+    from engines.rdma.copies import CopyLedger
     from engines.rdma.tensors import Tensor
-    from engines.rdma.transports.base import CopyLedger
     from engines.rdma.transports.messages import pack, unpack
     from harness.api import retain_freed_memory
 

@@ -2,8 +2,9 @@
 
 Every emulated value is a prediction: it states which version of the emulator made it, from which hardware profile, and
 a band that is claimed to hold the truth in 80 % of cases. Whenever a measured record exists for the same plan on the
-same hardware, the prediction can be scored. The scores (`emulation.calibrate.score`) are taken per metric, engine and
-version of the emulator: errors, order, regret of the plan that would have been picked, coverage of the claimed bands.
+same hardware, the prediction can be scored. The scores (`emulation.calibrate.score`) are taken per metric, engine,
+hardware and version of the emulator: errors, order, regret of the plan that would have been picked, coverage of the
+claimed bands.
 
 Nothing is stored apart: the ledger is derived from the records, so it cannot disagree with them.
 """
@@ -83,10 +84,11 @@ class Pair:
 
 @dataclass(frozen=True)
 class Family(scoring.Score):
-    """The scores of one metric of one engine under one version of the emulator."""
+    """The scores of one metric of one engine on one hardware under one version of the emulator."""
 
     engine: str
     metric: str
+    hardware: str
     model_version: str
     pairs: tuple[Pair, ...]
 
@@ -125,7 +127,7 @@ def score(records: Sequence[Record]) -> Score:
         for o in observe(r for r in records if r.state is State.OK)
         if o.kind is Kind.MEASURED and o.record.plan_digest
     ]
-    groups: dict[tuple[str, str, str], list[Pair]] = {}
+    groups: dict[tuple[str, str, str, str], list[Pair]] = {}
     unscored: list[Unscored] = []
     for prediction in ledger(records):
         found = [o for o in measured if _same_thing(o, prediction)]
@@ -137,8 +139,8 @@ def score(records: Sequence[Record]) -> Score:
         nonzero = [pair for pair in pairs if pair.measured]
         if not nonzero:
             unscored.append(Unscored(prediction, "the measured value is 0, no relative error exists"))
-        group = groups.setdefault((prediction.engine, prediction.metric, prediction.model_version), [])
-        group.extend(nonzero)
+        family = (prediction.engine, prediction.metric, prediction.hardware, prediction.model_version)
+        groups.setdefault(family, []).extend(nonzero)
     families = tuple(_family(*names, tuple(pairs)) for names, pairs in sorted(groups.items()) if pairs)
     return Score(families, tuple(unscored))
 
@@ -193,7 +195,9 @@ def _pair(prediction: Prediction, observation: Observation) -> Pair:
     return Pair(prediction, figure.value, figure.low, figure.high, target.backend, observation.record.key)
 
 
-def _family(engine: str, metric: str, model_version: str, pairs: tuple[Pair, ...]) -> Family:
+def _family(engine: str, metric: str, hardware: str, model_version: str, pairs: tuple[Pair, ...]) -> Family:
     larger = pairs[0].prediction.better == "higher"
     scores = scoring.score([pair.scored for pair in pairs], larger_is_better=larger)
-    return Family(**vars(scores), engine=engine, metric=metric, model_version=model_version, pairs=pairs)
+    return Family(
+        **vars(scores), engine=engine, metric=metric, hardware=hardware, model_version=model_version, pairs=pairs
+    )

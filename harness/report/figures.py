@@ -88,12 +88,13 @@ def chart(table: TableView, section: Section) -> list[Panel]:
 
 def scatter(family: Family) -> Panel:
     """Predicted against measured values on logarithmic axes, with y = x and the claimed bands."""
-    with Drawing(f"scatter/{family.engine}/{family.metric}/{family.model_version}", WIDTH, 4.4) as drawing:
+    name = f"scatter/{family.engine}/{family.metric}/{family.hardware}/{family.model_version}"
+    with Drawing(name, WIDTH, 4.4) as drawing:
         axes = drawing.axes()
         pairs = [p for p in family.pairs if p.measured > 0 and p.prediction.value > 0]
         if not pairs:
             axes.text(0.5, 0.5, "no positive values to draw", ha="center", transform=axes.transAxes)
-            return Panel(f"{family.engine}: {family.metric}", drawing.svg())
+            return Panel(f"{family.engine}: {family.metric}, {family.hardware}", drawing.svg())
         everything = [x for p in pairs for x in (p.measured, p.prediction.value, *(p.prediction.band or ())) if x > 0]
         # At least a decade and a bit, so that each axis has a labelled power of ten.
         widen = max(1.4, (12 * min(everything) / max(everything)) ** 0.5)
@@ -108,9 +109,7 @@ def scatter(family: Family) -> Panel:
             linewidth=0,
             label="within a factor of 1.2",
         )
-        for index, place in enumerate(sorted({p.prediction.hardware for p in pairs})):
-            here = [p for p in pairs if p.prediction.hardware == place]
-            _points(axes, here, place, index)
+        _points(axes, pairs, family.hardware)
         axes.set(
             xscale="log",
             yscale="log",
@@ -125,7 +124,7 @@ def scatter(family: Family) -> Panel:
         quantities(axes.xaxis, unit)
         quantities(axes.yaxis, unit)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=8)
-        return Panel(f"{family.engine}: {family.metric}", drawing.svg())
+        return Panel(f"{family.engine}: {family.metric}, {family.hardware}", drawing.svg())
 
 
 def gantt(timeline: Timeline) -> Panel:
@@ -165,19 +164,18 @@ def _brief(text: str) -> str:
     return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 1]}\u2026"
 
 
-def _points(axes: Axes, pairs: Sequence[Any], place: str, index: int) -> None:
+def _points(axes: Axes, pairs: Sequence[Any], place: str) -> None:
     x = [p.measured for p in pairs]
     y = [p.prediction.value for p in pairs]
     bands = [p.prediction.band or (p.prediction.value, p.prediction.value) for p in pairs]
     below = [max(0.0, value - band[0]) for value, band in zip(y, bands, strict=True)]
     above = [max(0.0, band[1] - value) for value, band in zip(y, bands, strict=True)]
-    colour, marker = SERIES[index % len(SERIES)], MARKERS[index % len(MARKERS)]
     axes.errorbar(
         x,
         y,
         yerr=[below, above],
-        fmt=marker,
-        color=colour,
+        fmt=MARKERS[0],
+        color=SERIES[0],
         markersize=4.5,
         elinewidth=0.8,
         label=f"{place} (bars: claimed 80 % band)",

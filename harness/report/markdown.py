@@ -119,6 +119,7 @@ def _scores(content: Content) -> Iterator[str]:
         [
             escape(family.engine),
             escape(family.metric),
+            escape(family.hardware),
             escape(family.model_version),
             str(len(family.pairs)),
             *cells(family),
@@ -128,6 +129,7 @@ def _scores(content: Content) -> Iterator[str]:
     head = [
         "engine",
         "metric",
+        "hardware",
         "model",
         "pairs",
         "bias",

@@ -48,6 +48,7 @@ def _predictions(args: argparse.Namespace) -> int:
         head = (
             "engine",
             "metric",
+            "hardware",
             "model",
             "pairs",
             "bias",
@@ -70,15 +71,15 @@ def _predictions(args: argparse.Namespace) -> int:
 def _row(family: Any) -> tuple[str, ...]:
     from harness.judging.scores import cells
 
-    return (family.engine, family.metric, family.model_version, str(len(family.pairs)), *cells(family))
+    return (family.engine, family.metric, family.hardware, family.model_version, str(len(family.pairs)), *cells(family))
 
 
 def _scored(score: Any) -> dict[str, Any]:
     return {
         "families": [
             {
-                **{k: getattr(f, k) for k in ("engine", "metric", "model_version", "bias", "mape", "median", "p90")},
-                **{k: getattr(f, k) for k in ("worst", "tau", "regret", "coverage")},
+                **{k: getattr(f, k) for k in ("engine", "metric", "hardware", "model_version", "bias", "mape")},
+                **{k: getattr(f, k) for k in ("median", "p90", "worst", "tau", "regret", "coverage")},
                 "pairs": [
                     {"prediction": asdict(p.prediction), "measured": p.measured, "error": p.error} for p in f.pairs
                 ],

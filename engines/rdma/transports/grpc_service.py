@@ -12,8 +12,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from engines.rdma.copies import CopyLedger
 from engines.rdma.placement import PeerLost
-from engines.rdma.transports.base import CopyLedger
 from engines.rdma.transports.messages import Packed, message_class, unpack
 from harness.api import EnvironmentLacks
 

@@ -10,8 +10,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from engines.rdma.copies import CopyLedger
 from engines.rdma.placement import PeerLost
-from engines.rdma.transports.base import CopyLedger
 from engines.rdma.transports.grpc_service import OPTIONS, SERVICE, load_grpc
 from engines.rdma.transports.messages import pack
 

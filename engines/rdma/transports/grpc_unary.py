@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from engines.rdma.copies import CopyLedger
 from engines.rdma.placement import PeerLost
-from engines.rdma.transports.base import CopyLedger
 from engines.rdma.transports.grpc_service import OPTIONS, SERVICE, load_grpc
 from engines.rdma.transports.messages import pack
 

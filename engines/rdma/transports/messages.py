@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from harness.api import EnvironmentLacks
 
 if TYPE_CHECKING:
+    from engines.rdma.copies import CopyLedger
     from engines.rdma.tensors import Tensor
-    from engines.rdma.transports.base import Bytes1D, CopyLedger
+    from engines.rdma.transports.base import Bytes1D
 
 FIELDS = (("step", "TYPE_UINT64"), ("index", "TYPE_UINT32"), ("name", "TYPE_STRING"), ("dtype", "TYPE_STRING"),
           ("shape", "TYPE_INT64"), ("content", "TYPE_BYTES"))  # fmt: skip

@@ -9,9 +9,9 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
+from engines.rdma.copies import CopyLedger
 from engines.rdma.memory import anonymous
 from engines.rdma.placement import PeerLost, ProtocolError, extent, lay_out
-from engines.rdma.transports.base import CopyLedger
 
 if TYPE_CHECKING:
     import socket

@@ -7,8 +7,6 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.rdma.arena import Arena
-from engines.rdma.device import OutOfMemory
 from engines.rdma.placement import ALIGN, extent, lay_out
 
 sizes = st.lists(st.integers(0, 2**33), min_size=1, max_size=50)
@@ -26,22 +24,3 @@ def test_slots_never_overlap_and_every_tail_is_an_aligned_word_inside_its_slot(s
     for before, after in pairwise(slots):
         assert before.offset + before.span <= after.offset
     assert extent(slots) == slots[-1].offset + slots[-1].span
-
-
-@given(
-    st.integers(0, 4096),
-    st.lists(st.tuples(st.integers(0, 5000), st.sampled_from([1, 8, 64, 4096])), max_size=40),
-)
-def test_an_arena_hands_out_aligned_stretches_that_do_not_overlap_and_stay_inside(start, requests):
-    arena = Arena(start, start + 50_000)
-    end = start
-    for nbytes, align in requests:
-        try:
-            offset = arena.take(nbytes, align)
-        except OutOfMemory:
-            assert end + nbytes + align > start + 50_000
-            continue
-        assert offset % align == 0
-        assert end <= offset
-        end = offset + nbytes
-        assert end <= start + 50_000

@@ -88,3 +88,15 @@ def test_a_measured_zero_has_no_relative_error(make):
     result = score(pairs(make, [1.0], [0.0]))
     assert result.pairs == ()
     assert "is 0" in result.unscored[0].reason
+
+
+def test_each_hardware_has_its_own_score(make):
+    def on(hardware, measured):
+        plan = f"plan-{hardware}"
+        emulated = make.value("step_time", [1.0], emulated=True)
+        yield make.record([emulated], backend="emulated", plan=plan, cell=plan, hardware=hardware)
+        yield make.record([make.value("step_time", [measured])], plan=plan, hardware=hardware, cell=plan)
+
+    near, far = score([*on("laptop", 1.0), *on("pair", 2.0)]).families
+    assert (near.hardware, near.median) == ("laptop", pytest.approx(0.0))
+    assert (far.hardware, far.median) == ("pair", pytest.approx(0.5))
