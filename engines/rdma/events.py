@@ -33,7 +33,7 @@ class Events:
 
     def __init__(self, channel: Channel, what: str) -> None:
         """Listen to `channel`; `what` begins every error message."""
-        self._channel, self._what = channel, what
+        self._channel, self.what = channel, what
         self._expected: set[Ticket] = set()
         self._finished: set[Ticket] = set()
         self._arrived: dict[int, int] = {}
@@ -56,8 +56,8 @@ class Events:
 
     def _refuse(self, completion: Completion) -> None:
         if completion.status in GONE:
-            raise PeerLost(f"{self._what}: the other rank ended during a {completion.operation}: {completion.status}")
-        raise TransferFailed(self._what, completion)
+            raise PeerLost(f"{self.what}: the other rank ended during a {completion.operation}: {completion.status}")
+        raise TransferFailed(self.what, completion)
 
     def expect(self, ticket: Ticket) -> Ticket:
         """Remember the end of this request when it comes; call it before anybody checks again."""

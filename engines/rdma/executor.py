@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from engines.rdma.placement import PeerLost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from engines.rdma.device import Device
 
@@ -36,6 +36,13 @@ IDLES_PER_CHECK = 512
 
 def _always() -> bool:
     return True
+
+
+def _say(waiting: object) -> str:
+    """What is waited for, in words; operations put a counter behind them to show that they get on."""
+    while isinstance(waiting, tuple):
+        waiting = waiting[0]
+    return str(waiting)
 
 
 def drive(
@@ -72,9 +79,9 @@ def drive(
             if idles % IDLES_PER_CHECK == 0:
                 if not alive():
                     _last_look(operation, waiting)
-                    raise PeerLost(f"{waiting}: the other rank ended")
+                    raise PeerLost(f"{_say(waiting)}: the other rank ended")
                 if clock() - since > timeout:
-                    raise PeerLost(f"{waiting}: nothing came within {timeout:g} s")
+                    raise PeerLost(f"{_say(waiting)}: nothing came within {timeout:g} s")
     except StopIteration as end:
         return end.value
     finally:
@@ -82,9 +89,31 @@ def drive(
 
 
 def _last_look(operation: Operation[Any], waiting: object) -> None:
-    """What a peer wrote before it died still counts."""
+    pass
     while (found := next(operation)) != waiting:
         waiting = found
+
+
+def together(operations: Iterable[Operation[Any]]) -> Operation[None]:
+    """One operation made of several that do not wait for one another."""
+    ready = deque((operation, None) for operation in operations)
+    moves = 0
+    try:
+        while ready:
+            for _ in range(len(ready)):
+                operation, waiting = ready.popleft()
+                try:
+                    found = next(operation)
+                except StopIteration:
+                    moves += 1
+                    continue
+                moves += found != waiting
+                ready.append((operation, found))
+            if ready:
+                yield ready[0][1], moves
+    finally:
+        for operation, _ in ready:
+            operation.close()
 
 
 @dataclass
@@ -192,13 +221,13 @@ class Executor:
         lost = [task for task in self._ready if not task.alive()]
         if lost:
             while self.turn():
-                """What a peer wrote before it died still counts."""
+                pass
             for task in lost:
                 if not task.done:
-                    raise PeerLost(f"{task.waiting}: the other rank ended")
+                    raise PeerLost(f"{_say(task.waiting)}: the other rank ended")
         for task in self._ready:
             if now - task.since > self._timeout:
-                raise PeerLost(f"{task.waiting}: nothing came within {self._timeout:g} s")
+                raise PeerLost(f"{_say(task.waiting)}: nothing came within {self._timeout:g} s")
 
     def cancel(self) -> None:
         """Drop every operation that is not done."""

@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING
 from engines.rdma.device import WORD, Access, Descriptor
 from engines.rdma.placement import ALIGN, ProtocolError, read_offer, require
 from engines.rdma.spec import ITEM_BYTES
-from engines.rdma.tensors import Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from engines.rdma.device import Channel, Device, Region
     from engines.rdma.events import Events
     from engines.rdma.executor import Operation
+    from engines.rdma.tensors import Tensor
 
 BLOCK = struct.Struct("<QBBHI8QQQI20xQ")
 CHECKED = 96
@@ -186,6 +186,7 @@ class DynamicSender:
             ProtocolError: the receiver released a later step.
         """
         while (found := self._released[index]) < step:
+            self._events.check()
             yield self._names[index], "release"
         if found > step:
             raise ProtocolError(f"{self._names[index]}: expected release of step {step}, found {found}")

@@ -283,10 +283,13 @@ class StaticSender:
         Raises:
             ProtocolError: the receiver released a later step.
         """
-        while (found := self._released[0]) < step:
-            yield "release of the step's tensors"
+        released, what, check = self._released, f"{self._events.what}: release", self._events.check
+        while (found := released[0]) < step:
+            # Requests beyond the channel's depth are posted as earlier ones are seen to end.
+            check()
+            yield what
         if found > step:
-            raise ProtocolError(f"release word: expected step {step}, found {found}")
+            raise ProtocolError(f"{what}: expected step {step}, found {found}")
 
     def send(self, index: int, step: int) -> Operation[None]:
         """Wait for the slot, and post one tensor."""

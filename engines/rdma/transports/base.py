@@ -51,9 +51,7 @@ class Setting:
 class Sources(Sequence["Bytes1D"]):
     """A payload's tensors where the producing operators left them, in registered memory if there is any."""
 
-    def __init__(
-        self, views: Sequence[Bytes1D], *, region: Region | None = None, slots: Sequence[Slot] = ()
-    ) -> None:
+    def __init__(self, views: Sequence[Bytes1D], *, region: Region | None = None, slots: Sequence[Slot] = ()) -> None:
         """Name the tensors' bytes.
 
         Args:
@@ -66,7 +64,7 @@ class Sources(Sequence["Bytes1D"]):
     def __len__(self) -> int:
         return len(self.views)
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]  # as of Sequence
+    def __getitem__(self, index: int) -> Bytes1D:  # type: ignore[override]  # one tensor, no slices
         return self.views[index]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from engines.rdma.device import Access
 from engines.rdma.placement import ALIGN
-from engines.rdma.transports.one_sided import OneSidedSender, landing_bytes
+from engines.rdma.transports.one_sided import OneSidedReceiver, OneSidedSender, landing_bytes
 
 if TYPE_CHECKING:
     from engines.rdma.device import Device, Region
@@ -36,3 +36,9 @@ class CopySender(OneSidedSender):
         slot = self._slots[index]
         self._staging.view[slot.offset : slot.offset + slot.nbytes] = self._sources[index].data
         self.device.ledger.count("tensor to registered memory", slot.nbytes)
+
+
+class CopyReceiver(OneSidedReceiver):
+    """Consumes tensors where they arrive."""
+
+    name: ClassVar[str] = "copy"

@@ -11,8 +11,9 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from engines.rdma.arena import Arena
-from engines.rdma.device import WORD, Access, ChannelOptions
+from engines.rdma.device import WORD, Access, ChannelOptions, Signal
 from engines.rdma.events import Events
+from engines.rdma.executor import together
 from engines.rdma.metadata import DynamicReceiver, DynamicSender, blocks_bytes
 from engines.rdma.placement import ALIGN, StaticReceiver, StaticSender, choose_signal, extent, lay_out
 from engines.rdma.transports.base import POISON
@@ -37,8 +38,6 @@ def small_bytes(setting: Setting) -> int:
 
 
 def _slots(payload: Payload, signal: str) -> tuple[Slot, ...]:
-    from engines.rdma.device import Signal
-
     return lay_out((tensor.nbytes for tensor in payload.tensors), Signal(signal))
 
 
@@ -130,11 +129,13 @@ class OneSidedSender(ABC):
 
 
 class OneSidedReceiver:
-    """Rank 1's end, of either transport."""
+    """Rank 1's end."""
 
-    def __init__(self, name: str, device: Device, setting: Setting) -> None:
+    name: str
+
+    def __init__(self, device: Device, setting: Setting) -> None:
         """Register a landing place for the largest payload, and make a channel."""
-        self.name, self.device, self._setting = name, device, setting
+        self.device, self._setting = device, setting
         self.channel = device.channel(options(setting))
         self._signal = choose_signal(setting.signal, device.traits)
         self._landing = device.allocate(
@@ -184,9 +185,12 @@ class OneSidedReceiver:
         edges.release(step)
 
     def _fetch(self, edges: DynamicReceiver, step: int) -> Operation[None]:
-        for index in range(self._count):
-            yield from edges.fetch(index, step)
-            edges.release(index, step)
+        # Announcements come in order, but a tensor must not wait for the payload of the one before.
+        return together(self._fetch_one(edges, index, step) for index in range(self._count))
+
+    def _fetch_one(self, edges: DynamicReceiver, index: int, step: int) -> Operation[None]:
+        yield from edges.fetch(index, step)
+        edges.release(index, step)
 
     def received(self, index: int) -> Bytes1D:
         """A view of where the tensor lies: what the consumer computes on."""

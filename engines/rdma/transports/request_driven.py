@@ -28,7 +28,7 @@ from harness.api import HarnessError
 if TYPE_CHECKING:
     from engines.rdma.device import Device
     from engines.rdma.executor import Operation
-    from engines.rdma.tensors import Payload, Tensor
+    from engines.rdma.tensors import Payload
     from engines.rdma.transports.base import Bytes1D, Setting, Sources
 
 PREFIX = struct.Struct("<IB3x")
@@ -76,6 +76,9 @@ class RequestDrivenSender:
 
     def step_operation(self, step: int) -> Operation[None]:
         """Answer until the receiver says that it has everything."""
+        # Only now: a clone may be on its way until the receiver has said that the step is over.
+        self._room.reset()
+        self._cloned.clear()
         served = 0
         while (found := self._done[0]) < step:
             message = self._events.message()
@@ -107,9 +110,6 @@ class RequestDrivenSender:
         self.channel.write(
             region, self._target, offset=offset, at=at, nbytes=tensor.nbytes, imm=immediate(index, step), signaled=False
         )
-        if not self._cloned:
-            # Writes are done in order, so the clones' memory is free once the step has ended; no step begins before.
-            self._room = Arena(0, self._clones.nbytes)
 
     def _clone(self, index: int) -> None:
         """Keep what was produced for the second request: its own buffer may be used again meanwhile."""

@@ -37,8 +37,8 @@ REPLY = struct.Struct("<Q")
 OPTIONS = ChannelOptions(depth=2 * WINDOW, message_bytes=FRAGMENT)
 
 COPIES = 4
-"""Copies of a tensor's content beside `messages.COPIES`: into the ring, out of it, and into one piece (and the slice
-that is handed to the ring); for predictions."""
+"""Copies of a tensor's content beside `messages.COPIES`: cut into fragments and into the ring, out of it and into one
+piece; for predictions."""
 
 
 class RpcSender:
@@ -76,9 +76,9 @@ class RpcSender:
                         yield f"{self.name} {tensor.name}", flight[0]
                 message = bytes(piece)
                 flight.append(events.expect(self.channel.send(message)))
-                if isinstance(piece, memoryview):
-                    ledger.count("message to fragment", len(piece))
-                    ledger.count("fragment to send ring", len(piece))
+            ledger.count("message to fragments", source.nbytes)
+            # The contract of `Channel.send`: the provider copies a message into its own registered ring.
+            ledger.count("fragments to send ring", source.nbytes)
         while flight:
             if events.finished(flight[0]):
                 flight.popleft()
@@ -130,14 +130,14 @@ class RpcReceiver:
             left = nbytes
             while left > 0:
                 piece = yield from self._next(what, (index, left))
-                ledger.count("receive ring to fragment", len(piece))
                 pieces.append(piece)
                 left -= len(piece)
             wire = b"".join(pieces)
-            ledger.count("fragments to message", nbytes)
             if left < 0:
                 raise ProtocolError(f"{what}: tensor {index} came with {-left} bytes too many")
             self._tensors[index] = unpack(wire, ledger=ledger)
+            ledger.count("receive ring to fragments", self._tensors[index].content.nbytes)
+            ledger.count("fragments to message", self._tensors[index].content.nbytes)
         self.channel.send(REPLY.pack(step))
         self._events.check()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from engines.rdma.transports.one_sided import OneSidedSender
+from engines.rdma.transports.one_sided import OneSidedReceiver, OneSidedSender
 from harness.api import HarnessError
 
 if TYPE_CHECKING:
@@ -29,3 +29,9 @@ class ZeroCopySender(OneSidedSender):
 
     def _stage(self, index: int) -> None:
         """They are there already."""
+
+
+class ZeroCopyReceiver(OneSidedReceiver):
+    """Consumes tensors where they arrive."""
+
+    name: ClassVar[str] = "zero-copy"
