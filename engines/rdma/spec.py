@@ -20,7 +20,10 @@ TransportName = Literal[
     "zero-copy", "copy", "rpc-over-rdma", "request-driven", "grpc", "grpc-stream", "tcp",
     "gloo", "nixl", "nixl-tcp", "mooncake",
 ]  # fmt: skip
-ModelName = Literal["resnet-50", "bert-base", "gpt2-small", "lstm-seq2seq"]
+ModelName = Literal[
+    "resnet-50", "bert-base", "gpt2-small", "lstm-seq2seq",
+    "alexnet", "inception-v3", "vgg-16", "lstm", "gru", "fcn-5",
+]  # fmt: skip
 DtypeName = Literal["float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8"]
 
 ITEM_BYTES: dict[str, int] = {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engines.rdma.events import Events, TransferFailed
-from engines.rdma.executor import drive
+from engines.rdma.executor import drive, together
 from engines.rdma.placement import PeerLost, ProtocolError
 from engines.rdma.tensors import Payload, Tensor
 from engines.rdma.transports import ON_DEVICE
@@ -82,6 +82,27 @@ def test_new_metadata_makes_the_receiver_ask_again(ranks):
     pair.step(2)
     assert arrived(pair)
     assert pair.receiver._known[1].shape == (70,)
+
+
+def test_a_request_of_the_next_step_may_overtake_the_end_of_this_one(ranks):
+    pair = ranks("request-driven", [OTHER])
+    pair.step(1)
+    second, third = pair.receiver.step_operation(2), pair.receiver.step_operation(3)
+    sending = pair.sender.step_operation(2)
+    next(second)
+    next(sending)  # has answered, and looked for the end of the step in vain
+    look = pair.sender._events.message
+
+    def look_late():
+        exhaust(second)
+        next(third)
+        return look()
+
+    pair.sender._events.message = look_late
+    exhaust(sending)
+    pair.sender._events.message = look
+    exhaust(together([pair.sender.step_operation(3), third]))
+    assert arrived(pair)
 
 
 @pytest.mark.parametrize("name", ["zero-copy", "request-driven"])
