@@ -15,7 +15,7 @@ dynamic placement (of both)
 request-driven
     per tensor: a request of the receiver's, the write that answers it; at the end a word back. As zero-copy otherwise.
 rpc-over-rdma
-    per tensor: `rpc.serialise` and two copies at `memcpy` on the sender, `post` for every fragment, the bytes on the
+    per tensor: `rpc.serialise` and a copy at `memcpy` on the sender, `post` for every fragment, the bytes on the
     link, `completion` for every fragment, two copies and `rpc.serialise` on the receiver; at the end a word back.
     Packing one tensor overlaps sending the one before.
 RPC
@@ -50,10 +50,10 @@ from emulation.graph import Workload
 from engines.rdma.device import WORD
 from engines.rdma.metadata import BLOCK
 from engines.rdma.tensors import Payload, Tensor
-from engines.rdma.transports import messages, rpc_over_rdma
+from engines.rdma.transports import messages
 from engines.rdma.transports.grpc_unary import WINDOW
 from engines.rdma.transports.request_driven import MESSAGE_BYTES
-from engines.rdma.transports.rpc_over_rdma import FRAGMENT
+from engines.rdma.transports.rpc_over_rdma import FRAGMENT, RECEIVER_COPIES, SENDER_COPIES
 from harness.api import EnvironmentLacks, Measurement
 
 if TYPE_CHECKING:
@@ -70,13 +70,12 @@ COPIES = {
     "zero-copy": 0,
     "copy": 1,
     "request-driven": 0,
-    "rpc-over-rdma": messages.COPIES + rpc_over_rdma.COPIES,
+    "rpc-over-rdma": messages.COPIES + SENDER_COPIES + RECEIVER_COPIES,
     "grpc": messages.COPIES,
     "grpc-stream": messages.COPIES,
     "tcp": 0,
 }
 """User-space copies of a payload byte, by transport; these are the transports that have a cost model."""
-COPIES_EACH_SIDE = rpc_over_rdma.COPIES // 2
 
 
 class Lowering:
@@ -151,12 +150,12 @@ class Lowering:
             fragments, name, grade = -(-tensor.nbytes // FRAGMENT) + 1, tensor.name, costs.post.grade
             pack = tensor.nbytes / rpc.serialise.value
             packed = self._host(work, self.source, pack, (), f"pack {name}", rpc.serialise.grade)
-            cut = self._copied(work, payload, tensor, self.source, COPIES_EACH_SIDE, [packed])
+            cut = self._copied(work, payload, tensor, self.source, SENDER_COPIES, [packed])
             post = self._host(work, self.source, fragments * costs.post.value, cut, f"post {name}", grade)
             sent = self._transfer(work, payload, tensor.nbytes, f"send {name}", [post], copied=True)
             poll = fragments * costs.completion.value
             seen = self._host(work, self.target, poll, [sent], f"poll {name}", costs.completion.grade)
-            joined = self._copied(work, payload, tensor, self.target, COPIES_EACH_SIDE, [seen])
+            joined = self._copied(work, payload, tensor, self.target, RECEIVER_COPIES, [seen])
             taken.append(self._host(work, self.target, pack, joined, f"unpack {name}", rpc.serialise.grade))
         self._word_back(work, taken[-1:], seen=True)
         return work

@@ -25,7 +25,7 @@ ODD = Payload(
     ),
 )
 OTHER = Payload("other", (Tensor("one", (1000,), "int16"),))
-COPIES = {"zero-copy": (0, 0), "copy": (1, 0), "rpc-over-rdma": (5, 4), "request-driven": (0, 0)}
+COPIES = {"zero-copy": (0, 0), "copy": (1, 0), "rpc-over-rdma": (4, 4), "request-driven": (0, 0)}
 
 
 def exhaust(operation):

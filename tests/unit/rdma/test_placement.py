@@ -93,7 +93,7 @@ def test_a_tensor_that_changed_its_shape_or_type_is_refused_by_name():
         ('{"layout": "x", "slots": "{}"}', "a descriptor must have exactly the fields"),
         (
             json.dumps({"layout": "x", "slots": DESCRIPTOR.to_json().replace("4096", "-1")}),
-            "'address' must be a 64-bit",
+            "'address' of a descriptor must be a 64-bit",
         ),
     ],
 )
