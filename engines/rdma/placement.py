@@ -30,7 +30,7 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from engines.rdma.device import WORD, Access, Descriptor, InvalidDescriptor, Signal
+from engines.rdma.device import WORD, Access, Descriptor, InvalidDescriptor, Signal, read_published
 from harness.api import HarnessError
 
 if TYPE_CHECKING:
@@ -162,19 +162,8 @@ def read_offer(text: str, wanted: Iterable[str]) -> dict[str, Descriptor | str]:
     Raises:
         InvalidDescriptor: not that, or not with exactly the `wanted` names.
     """
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise InvalidDescriptor(f"an offer must be JSON: {error}") from None
-    names = sorted(wanted)
-    if not isinstance(value, dict) or sorted(value) != names:
-        raise InvalidDescriptor(f"an offer must have exactly the fields {', '.join(names)}")
-    found: dict[str, Descriptor | str] = {}
-    for name, part in value.items():
-        if not isinstance(part, str):
-            raise InvalidDescriptor(f"{name!r} of an offer must be a string, got {type(part).__name__}")
-        found[name] = part if name == "layout" else Descriptor.from_json(part)
-    return found
+    parts = read_published(text, dict.fromkeys(wanted, str), "an offer")
+    return {name: part if name == "layout" else Descriptor.from_json(part) for name, part in parts.items()}
 
 
 def require(descriptor: Descriptor, *, nbytes: int, access: Access, what: str) -> Descriptor:
@@ -374,9 +363,9 @@ class StaticReceiver:
             if found > step:
                 raise ProtocolError(f"{name}: expected sequence {step}, found {found}")
             yield name
-        if self._signal is Signal.DEBUG:
-            if words[self._slots[index].end // WORD] != zlib.crc32(self.tensor(index)):
-                raise TornWrite(f"{name}: sequence {step} was there before the payload that it vouches for")
+        check = self._slots[index].end // WORD
+        if self._signal is Signal.DEBUG and words[check] != zlib.crc32(self.tensor(index)):
+            raise TornWrite(f"{name}: sequence {step} was there before the payload that it vouches for")
 
     def _announced(self, index: int, step: int) -> Operation[None]:
         arrival, name, number = self._events.arrival, self._names[index], self._first + index

@@ -86,10 +86,10 @@ def test_a_tensor_that_changed_its_shape_or_type_is_refused_by_name():
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("nonsense", "must be JSON"),
-        ("[]", "exactly the fields layout, slots"),
-        ('{"layout": "x"}', "exactly the fields layout, slots"),
-        ('{"layout": "x", "slots": 5}', "'slots' of an offer must be a string, got int"),
+        ("nonsense", "an offer must be JSON"),
+        ("[]", "an offer must have exactly the fields layout, slots"),
+        ('{"layout": "x"}', "an offer must have exactly the fields layout, slots"),
+        ('{"layout": "x", "slots": 5}', "'slots' of an offer must be str, got int"),
         ('{"layout": "x", "slots": "{}"}', "a descriptor must have exactly the fields"),
         (
             json.dumps({"layout": "x", "slots": DESCRIPTOR.to_json().replace("4096", "-1")}),
