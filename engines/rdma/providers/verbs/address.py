@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields
 
-from engines.rdma.device import InvalidDescriptor
+from engines.rdma.device import InvalidDescriptor, read_published
 
 PROVIDER = "verbs"
 LARGEST = {
@@ -54,29 +54,14 @@ class Address:
         Raises:
             InvalidDescriptor: not JSON, not exactly the fields, a wrong type, a number out of range, another provider.
         """
-        try:
-            value = json.loads(text)
-        except ValueError as error:
-            raise InvalidDescriptor(f"a channel address must be JSON: {error}") from None
-        if isinstance(value, dict) and value.get("provider", PROVIDER) != PROVIDER:
+        kinds = {field.name: str if field.type == "str" else int for field in fields(cls)}
+        value = read_published(text, kinds, "the address of a verbs channel")
+        if value["provider"] != PROVIDER:
             raise InvalidDescriptor(f"a verbs channel cannot join one of provider {value['provider']!r}")
-        names = [field.name for field in fields(cls)]
-        if not isinstance(value, dict) or set(value) != set(names):
-            raise InvalidDescriptor(f"the address of a verbs channel must have exactly the fields {', '.join(names)}")
-        for name in names:
-            _check(name, value[name])
-        return cls(**value)
-
-
-def _check(name: str, value: object) -> None:
-    if name not in LARGEST:
-        if not isinstance(value, str):
-            raise InvalidDescriptor(f"{name!r} of a channel address must be str, got {type(value).__name__}")
-        if name == "gid" and (len(value) != GID_DIGITS or set(value) - set("0123456789abcdef")):
+        if len(value["gid"]) != GID_DIGITS or set(value["gid"]) - set("0123456789abcdef"):
             raise InvalidDescriptor(f"'gid' of a channel address must be {GID_DIGITS} hexadecimal digits")
-        return
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise InvalidDescriptor(f"{name!r} of a channel address must be int, got {type(value).__name__}")
-    least, largest = LEAST.get(name, 0), LARGEST[name]
-    if not least <= value <= largest:
-        raise InvalidDescriptor(f"{name!r} of a channel address must be from {least} to {largest}, got {value}")
+        for name, largest in LARGEST.items():
+            least = LEAST.get(name, 0)
+            if not least <= value[name] <= largest:
+                raise InvalidDescriptor(f"{name!r} of a channel address must be from {least} to {largest}")
+        return cls(**value)
