@@ -218,7 +218,7 @@ class Cluster:
         processors: of each guest; by default two for one alone, else one.
         shares: folders of this machine that every guest sees.
         layers: disks of Python packages, all on the guests' PYTHONPATH.
-        python_path: more folders in the guests for PYTHONPATH, before the layers.
+        python_path: more folders in the guests for PYTHONPATH, behind the layers.
         accelerator: tcg or kvm; found out where not given.
         lifetime: seconds after which the guests are killed whatever happens.
 
@@ -358,7 +358,7 @@ class Cluster:
         )
 
     def _script(self, machine: Machine, number: int) -> str:
-        python_path = ":".join([*self.python_path, *(layer.place for layer in self.layers)])
+        python_path = ":".join([*(layer.place for layer in self.layers), *self.python_path])
         lines = [
             f"hostname guest{number}",
             *mount_commands(machine, [layer.place for layer in self.layers]),
