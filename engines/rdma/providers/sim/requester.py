@@ -168,9 +168,11 @@ class Requester:
         again = min(burst.psn + burst.psns, self._highest) - burst.psn
         if again > 0:
             self._pair.adapter.wire["retransmissions"] += 1 if burst.kind is Kind.READ else again
+        if burst.psn <= self._acknowledged:
+            # The timer runs from the oldest packet not acknowledged: what follows it puts nothing off.
+            self._watch(departure)
         self._cursor = burst.psn + burst.psns
         self._highest = max(self._highest, self._cursor)
-        self._watch(departure)
 
     def _watch(self, start: int) -> None:
         """Expect to hear something within the timeout."""
@@ -256,8 +258,12 @@ class Requester:
     def _retire(self) -> None:
         """Complete what is done, in order."""
         pair = self._pair
-        while self._requests and self._requests[0].end <= self._acknowledged:
+        while self._requests:
             request = self._requests[0]
+            if request.operation is Operation.READ and request.complete:
+                self._progress(max(request.end, self._reached))
+            if request.end > self._acknowledged:
+                break
             if not request.complete:
                 self._await_response(request)
                 return
@@ -299,8 +305,6 @@ class Requester:
         self._take(request, burst, placed)
         if in_order:
             self._progress(request.first + request.received)
-        elif request is self._requests[0] and request.complete:
-            self._progress(max(request.end, self._reached))
         else:
             self._watch(self._pair.adapter.fabric.now)
         self._retire()
