@@ -95,6 +95,8 @@ class Requester:
         self._timer_runs = False
         self._reached = psn
         """Number after the highest that the responder said it has, where a read before it is still open."""
+        self._visible = 0
+        """When software can see all that was read; a completion also stands for what was not signalled before it."""
         self._missing = -1
         """Number that a response gap was already answered for."""
 
@@ -328,6 +330,7 @@ class Requester:
 
     def _complete(self, request: Request, status: Status) -> None:
         pair = self._pair
+        self._visible = max(self._visible, request.visible)
         if request.signaled or status is not Status.SUCCESS:
-            visible = max(pair.adapter.fabric.now + pair.adapter.costs.visible_time, request.visible)
+            visible = max(pair.adapter.fabric.now + pair.adapter.costs.visible_time, self._visible)
             pair.queue.push(CompletionEntry(status, request.number), visible)
