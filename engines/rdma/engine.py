@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from engines.rdma.spec import ITEM_BYTES, size_label
@@ -13,6 +14,14 @@ if TYPE_CHECKING:
 
     from emulation.profile import Profile
     from harness.api import EmulationContext, EngineSpec, Measurement, RunContext
+
+
+@dataclass(frozen=True)
+class TransferPlan(Plan):
+    """What is moved and how, and over what on this machine."""
+
+    provider: str = "auto"
+    """Not in the payload: a prediction, a run over shared memory and one over an adapter are about the same plan."""
 
 
 class RdmaEngine(Engine):
@@ -29,12 +38,15 @@ class RdmaEngine(Engine):
         for size in spec.sizes:
             shape = (size // ITEM_BYTES[spec.dtype],)
             payloads.append(Payload(size_label(size), (Tensor("tensor", shape, spec.dtype),)))
-        return Plan(
+        return TransferPlan(
             {
                 "transports": list(spec.transports),
                 "payloads": [payload.to_json() for payload in payloads],
+                "placement": spec.placement,
+                "signal": spec.signal,
                 "allocator": spec.allocator,
-            }
+            },
+            provider=spec.provider,
         )
 
     def predict(self, plan: Plan, context: EmulationContext) -> Iterator[Measurement]:
@@ -43,11 +55,11 @@ class RdmaEngine(Engine):
 
         yield from lowering.predict(plan, context)
 
-    def run(self, plan: Plan, context: RunContext) -> Iterator[Measurement]:
+    def run(self, plan: TransferPlan, context: RunContext) -> Iterator[Measurement]:
         """Move the payloads for real."""
         from engines.rdma import worker
 
-        yield from worker.run(worker.Job.from_plan(plan), context)
+        yield from worker.run(worker.Job.from_plan(plan, provider=plan.provider), context)
 
 
 ENGINE = RdmaEngine()

@@ -14,12 +14,14 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engines.rdma.placement import PeerLost
-from harness.api import BackendError
+from engines.rdma.device import ProviderUnavailable
+from engines.rdma.placement import PeerLost, ProtocolError
+from harness.api import BackendError, EnvironmentLacks
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from engines.rdma.device import Device
     from harness.api import RunContext
 
 LENGTH = struct.Struct("<I")
@@ -36,7 +38,8 @@ class Session:
         self.rank = context.rank
         self.timeout = timeout
         self._rendezvous = context.rendezvous
-        self._exchange_hosts()
+        self._device: Device | None = None
+        self._exchange_hosts(context.address)
         self.control = self.join("control")
 
     def __enter__(self) -> Session:
@@ -45,13 +48,55 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._device is not None:
+            self._device.close()
         self.control.close()
 
-    def _exchange_hosts(self) -> None:
-        self.publish(f"host{self.rank}", json.dumps({"boot": _boot(), "address": _own_address()}))
-        hosts = [json.loads(self.lookup(f"host{rank}")) for rank in (0, 1)]
-        self.same_host = hosts[0]["boot"] == hosts[1]["boot"]
-        self.bind_address: str = LOOPBACK if self.same_host else hosts[self.rank]["address"]
+    def _exchange_hosts(self, address: str) -> None:
+        # Not by name: guests and containers have addresses long before anything resolves their names.
+        self.publish(f"host{self.rank}", boot_id())
+        self.same_host = self.lookup(f"host{1 - self.rank}") == boot_id()
+        self.bind_address: str = LOOPBACK if self.same_host else address
+
+    def open_device(self, wanted: str, capacity: int) -> Device:
+        """This rank's device; both ranks call it at the same point, and both learn if either cannot.
+
+        Args:
+            wanted: `auto`, `shm`, `verbs` or `sim`.
+            capacity: bytes of arena.
+
+        Raises:
+            EnvironmentLacks: one of the ranks has no such device; the message says what is missing where.
+        """
+        provider = self._choose(wanted)
+        problem = ""
+        try:
+            from engines.rdma.providers import open_device
+
+            self._device = open_device(provider, capacity)
+        except ProviderUnavailable as error:
+            problem = str(error)
+        others = self.swap(problem, f"whether it has a device of provider {provider!r}")
+        if not isinstance(others, str):
+            raise ProtocolError(f"rank {1 - self.rank} does not say whether it has a device")
+        problems = {self.rank: problem, 1 - self.rank: others}
+        lacking = [f"rank {rank}: {problems[rank]}" for rank in sorted(problems) if problems[rank]]
+        if lacking:
+            raise EnvironmentLacks(f"provider {provider!r} cannot be used: {'; '.join(lacking)}")
+        assert self._device is not None
+        return self._device
+
+    def _choose(self, wanted: str) -> str:
+        """`auto` made definite: memory is shared where it can be, and crosses between hosts by RDMA only.
+
+        Raises:
+            EnvironmentLacks: `shm` between two hosts, or `sim`, which has its own driver.
+        """
+        if wanted == "auto":
+            return "shm" if self.same_host else "verbs"
+        if wanted == "shm" and not self.same_host:
+            raise EnvironmentLacks("provider 'shm' needs both ranks on one host; leave `provider` at 'auto'")
+        return wanted
 
     def publish(self, key: str, value: str) -> None:
         """Put something on the rendezvous, once."""
@@ -127,11 +172,20 @@ class Session:
             (length,) = LENGTH.unpack(_read(self.control, LENGTH.size))
             if length > LONGEST_NOTE:
                 raise BackendError(f"a control note of {length} bytes is not one of ours")
-            return json.loads(_read(self.control, length))
+            text = _read(self.control, length)
         except TimeoutError:
             raise PeerLost(f"rank {1 - self.rank} was silent for {self.timeout:g} s ({what})") from None
         except OSError as error:
             raise PeerLost(f"rank {1 - self.rank} ended ({what})") from error
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            raise BackendError(f"a control note that is not JSON ({what})") from None
+
+    def swap(self, note: Any, what: str) -> Any:
+        """Send a note and wait for the other rank's; `what` is what is waited for."""
+        self.tell(note)
+        return self.hear(what)
 
     def peer_alive(self) -> bool:
         """Whether the other rank still holds its end of the control connection."""
@@ -152,15 +206,7 @@ def _read(connection: socket.socket, nbytes: int) -> bytes:
     return bytes(data)
 
 
-def _boot() -> str:
+def boot_id() -> str:
     """What processes under one kernel have in common."""
     path = Path("/proc/sys/kernel/random/boot_id")
     return path.read_text(encoding="ascii").strip() if path.exists() else socket.gethostname()
-
-
-def _own_address() -> str:
-    """The address under which this host's name is known; loopback where it has none."""
-    try:
-        return socket.gethostbyname(socket.gethostname())
-    except OSError:
-        return LOOPBACK

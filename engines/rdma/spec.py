@@ -16,8 +16,14 @@ from harness.api import Better, Bytes, EngineSpec, Metric, MetricKind, Problem
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-TransportName = Literal["shm", "grpc", "grpc-stream", "tcp"]
-ModelName = Literal["resnet-50", "bert-base", "gpt2-small", "lstm-seq2seq"]
+TransportName = Literal[
+    "zero-copy", "copy", "rpc-over-rdma", "request-driven", "grpc", "grpc-stream", "tcp",
+    "gloo", "nixl", "nixl-tcp", "mooncake",
+]  # fmt: skip
+ModelName = Literal[
+    "resnet-50", "bert-base", "gpt2-small", "lstm-seq2seq",
+    "alexnet", "inception-v3", "vgg-16", "lstm", "gru", "fcn-5",
+]  # fmt: skip
 DtypeName = Literal["float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8"]
 
 ITEM_BYTES: dict[str, int] = {
@@ -32,22 +38,39 @@ _LABELS = ("transport", "payload")
 class Spec(EngineSpec):
     """Move tensors from rank 0 to rank 1 and compare transports on the same bytes."""
 
-    transports: list[TransportName] = Field(default=["shm", "grpc", "grpc-stream", "tcp"], min_length=1)
-    """`shm`: one-sided writes into memory that the receiver allocated and published. `grpc`: one protobuf message and
-    one unary call per tensor, as distributed TensorFlow did. `grpc-stream`: the same messages over one streaming call.
-    `tcp`: a length-prefixed socket."""
+    transports: list[TransportName] = Field(default=["zero-copy", "grpc", "grpc-stream", "tcp"], min_length=1)
+    """Over a device (see `provider`): `zero-copy`, one-sided writes from registered memory, where the tensors were
+    produced, into memory that the receiver allocated and published; `copy`, the same after one copy into registered
+    memory; `rpc-over-rdma`, messages in fragments through a ring of receive buffers; `request-driven`, TensorFlow's
+    `verbs` protocol, in which the receiver asks for every tensor. `grpc`: one protobuf message and one unary call per
+    tensor, as distributed TensorFlow did; `grpc-stream`: the same messages over one streaming call; `tcp`: a
+    length-prefixed socket. Peers that a user might pick instead: `gloo`, `nixl` (its fastest path on one host),
+    `nixl-tcp`, `mooncake` (over TCP)."""
     models: list[ModelName] = Field(default=[])
     """Move the parameters (equally: the gradients) of these models, one tensor each, in fp32."""
     sizes: list[Bytes] = Field(default=[])
     """Move one tensor of each of these sizes (`1 KiB` to `1 GiB`)."""
     dtype: DtypeName = "float32"
     """Element type of the tensors under `sizes`; models have their own."""
+    provider: Literal["auto", "shm", "verbs", "sim"] = "auto"
+    """What the device is: memory that the processes of one host share (`shm`), an RDMA adapter (`verbs`), a simulated
+    adapter (`sim`). `auto`: `shm` on one host, else `verbs`. It says how a plan is carried out; it is no part of it."""
+    placement: Literal["static", "dynamic"] = "static"
+    """Of `zero-copy` and `copy`. `static`: the receiver placed every tensor before the first step. `dynamic`: it learns
+    shape and address from a metadata block in every step, makes room, and reads the tensor."""
+    signal: Literal["auto", "tail", "imm", "debug"] = "auto"
+    """How the receiver of a static placement learns that a tensor is whole: `tail`, a sequence word behind it (refused
+    where a device may place bytes in any order); `imm`, an immediate with the write; `debug`, `tail` with a CRC-32.
+    `auto`: `tail` where it is safe, else `imm`."""
     allocator: Literal["retain", "system"] = "retain"
     """`retain`: the C allocator keeps freed memory, as the allocators of TensorFlow do, so that gRPC does not fault
     in new pages for every large message. `system`: glibc's defaults, which make gRPC several times slower on a
     virtual machine."""
 
-    VERSION: ClassVar[str] = "1"
+    # The section of a training job stands here: `training: Training | None = None` (engines.rdma.training.settings).
+    # It takes the place of `models` and `sizes`, which `check` then refuses beside it, and brings its own `ranks`.
+
+    VERSION: ClassVar[str] = "2"
     METRICS: ClassVar[tuple[Metric, ...]] = (
         Metric(
             "step_time", "s", MetricKind.TIME, Better.LOWER,

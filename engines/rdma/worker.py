@@ -15,15 +15,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from engines.rdma import memory, transports
+from engines.rdma.production import Producer, private_sources
 from engines.rdma.session import Session
 from engines.rdma.tensors import Payload, fill, first_difference
-from engines.rdma.transports.one_sided import OneSidedSender, registered_bytes
+from engines.rdma.transports.base import Setting
 from harness.api import HarnessError, Measurement, retain_freed_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from engines.rdma.transports.base import Bytes1D, Receiver, Sender
+    from engines.rdma.device import Device
+    from engines.rdma.transports.base import Bytes1D, Receiver, Sender, Sources
     from harness.api import Plan, RunContext
 
 SMALL = 2**23
@@ -39,20 +41,24 @@ class Job:
 
     transports: tuple[str, ...]
     payloads: tuple[Payload, ...]
+    placement: str
+    signal: str
     allocator: str
+    provider: str = "auto"
     timeout: float = WAIT_SECONDS
 
     @classmethod
-    def from_plan(cls, plan: Plan) -> Job:
+    def from_plan(cls, plan: Plan, *, provider: str = "auto") -> Job:
         """Read a plan's payload."""
         value = plan.payload
         payloads = tuple(map(Payload.from_json, value["payloads"]))
-        return cls(tuple(value["transports"]), payloads, value["allocator"])
+        how = {name: value[name] for name in ("placement", "signal", "allocator")}
+        return cls(tuple(value["transports"]), payloads, **how, provider=provider)
 
     @property
-    def largest(self) -> int:
-        """Registered bytes the largest payload needs."""
-        return max(map(registered_bytes, self.payloads))
+    def setting(self) -> Setting:
+        """What every transport is told."""
+        return Setting(self.payloads, self.placement, self.signal)
 
 
 def steps_per_sample(payload: Payload) -> int:
@@ -65,25 +71,36 @@ def run(job: Job, context: RunContext) -> Iterator[Measurement]:
 
     Raises:
         HarnessError: a wrong byte, a lost peer, or a broken protocol.
-        EnvironmentLacks: a transport's library is absent, or `shm` between two hosts.
+        EnvironmentLacks: a transport's library is absent, or the hosts have no device of the provider.
     """
     if job.allocator == "retain":
         retain_freed_memory()
     with ExitStack() as stack:
         session = stack.enter_context(Session(context, job.timeout))
+        device = _open_device(job, session)
         if context.rank == 0:
-            yield from _SendingRank(job, context, session, stack).run()
+            yield from _SendingRank(job, context, session, device, stack).run()
         else:
-            _ReceivingRank(job, context, session, stack).run()
+            _ReceivingRank(job, context, session, device, stack).run()
+
+
+def _open_device(job: Job, session: Session) -> Device | None:
+    """One device for all transports of this rank, as large as they need; None if no transport is over a device."""
+    nbytes = transports.capacity(job.transports, job.setting, rank=session.rank)
+    return session.open_device(job.provider, nbytes) if nbytes else None
 
 
 class _SendingRank:
-    def __init__(self, job: Job, context: RunContext, session: Session, stack: ExitStack) -> None:
+    def __init__(
+        self, job: Job, context: RunContext, session: Session, device: Device | None, stack: ExitStack
+    ) -> None:
         self._job, self._context, self._session = job, context, session
+        self._producer = Producer(device, job.setting) if device else None
+        self._copied = dict.fromkeys(job.transports, 0)
         self._senders: dict[str, Sender] = {}
         for name in job.transports:
             session.hear(f"{name} open")
-            self._senders[name] = transports.open_sender(name, session, job.largest)
+            self._senders[name] = transports.open_sender(name, session, job.setting, device)
             stack.callback(self._senders[name].close)
 
     def run(self) -> Iterator[Measurement]:
@@ -101,15 +118,9 @@ class _SendingRank:
         reports = self._verdict(f"report on {payload.name}")
         yield from self._measurements(payload, copy_times, times, reports["copied"])
 
-    def _produce(self, payload: Payload) -> list[Bytes1D]:
+    def _produce(self, payload: Payload) -> Sources:
         """Fill the payload's tensors where the producing operators would leave them."""
-        import numpy as np
-
-        shm = self._senders.get("shm")
-        if isinstance(shm, OneSidedSender):
-            sources = shm.source_memory(payload)
-        else:
-            sources = [np.frombuffer(memory.anonymous(t.nbytes), np.uint8) for t in payload.tensors]
+        sources = self._producer.sources(payload) if self._producer else private_sources(payload)
         for index, source in enumerate(sources):
             fill(source, seed=self._context.repeat.seed, payload=payload.name, index=index)
         return sources
@@ -119,7 +130,6 @@ class _SendingRank:
             self._session.hear(f"ready for {name}")
             sender.send(1)
             self._verdict(f"comparison of {payload.name} over {name}")
-            sender.ledger.clear()
 
     def _verdict(self, what: str) -> Any:
         """What the receiver found; it holds its transports open until it knows that its words arrived."""
@@ -129,7 +139,7 @@ class _SendingRank:
         return verdict
 
     def _measure(
-        self, payload: Payload, sources: Sequence[Bytes1D], mirror: Sequence[memoryview]
+        self, payload: Payload, sources: Sources, mirror: Sequence[memoryview]
     ) -> tuple[list[float], dict[str, list[float]]]:
         repeat = self._context.repeat
         count = steps_per_sample(payload)
@@ -139,8 +149,10 @@ class _SendingRank:
             first = 2 + turn * count
             for name, sender in self._senders.items():
                 self._session.hear(f"ready for {name}")
+                sender.ledger.clear()
                 with self._context.span(f"{name} {payload.name}", stream=name):
                     times[name].append(self._time(partial(_send_all, sender, first, count)) / count)
+                self._copied[name] += sender.ledger.nbytes
             copies.append(self._time(partial(_copy_all, sources, mirror, count)) / count)
         return copies[repeat.warmup :], {name: values[repeat.warmup :] for name, values in times.items()}
 
@@ -153,24 +165,26 @@ class _SendingRank:
         repeat = self._context.repeat
         steps = steps_per_sample(payload) * (repeat.warmup + repeat.runs)
         yield Measurement("memcpy_bandwidth", [payload.nbytes / t for t in copy_times], {"payload": payload.name})
-        for name, sender in self._senders.items():
+        for name in self._senders:
             labels = {"transport": name, "payload": payload.name}
             yield Measurement("step_time", times[name], labels)
             yield Measurement("bandwidth", [payload.nbytes / t for t in times[name]], labels)
             fractions = [copy / step for copy, step in zip(copy_times, times[name], strict=True)]
             yield Measurement("memcpy_fraction", fractions, labels)
-            total = sender.ledger.nbytes + copied[name]
+            total = self._copied[name] + copied[name]
             yield Measurement("copies", total / (steps * payload.nbytes), labels)
-            sender.ledger.clear()
+            self._copied[name] = 0
 
 
 class _ReceivingRank:
-    def __init__(self, job: Job, context: RunContext, session: Session, stack: ExitStack) -> None:
+    def __init__(
+        self, job: Job, context: RunContext, session: Session, device: Device | None, stack: ExitStack
+    ) -> None:
         self._job, self._context, self._session = job, context, session
         self._receivers: dict[str, Receiver] = {}
         for name in job.transports:
             session.tell(name)
-            self._receivers[name] = transports.open_receiver(name, session, job.largest)
+            self._receivers[name] = transports.open_receiver(name, session, job.setting, device)
             stack.callback(self._receivers[name].close)
 
     def run(self) -> None:
@@ -187,13 +201,9 @@ class _ReceivingRank:
             receiver.receive(1)
             wrong = _compare(payload, name, receiver, expected)
             self._report({"wrong": wrong})
-            receiver.ledger.clear()
-        self._serve(payload)
+        copied = self._serve(payload)
         wrong = next(filter(None, (_compare(payload, n, r, expected) for n, r in self._receivers.items())), "")
-        copied = {name: receiver.ledger.nbytes for name, receiver in self._receivers.items()}
         self._report({"wrong": wrong, "copied": copied})
-        for receiver in self._receivers.values():
-            receiver.ledger.clear()
 
     def _report(self, verdict: dict[str, Any]) -> None:
         # A transport closed too soon could take its last acknowledgement with it.
@@ -210,14 +220,19 @@ class _ReceivingRank:
             fill(tensor, seed=self._context.repeat.seed, payload=payload.name, index=index)
         return made
 
-    def _serve(self, payload: Payload) -> None:
+    def _serve(self, payload: Payload) -> dict[str, int]:
+        """Take in the timed steps; bytes that each transport copied."""
         repeat = self._context.repeat
         count = steps_per_sample(payload)
+        copied = dict.fromkeys(self._receivers, 0)
         for turn in range(repeat.warmup + repeat.runs):
-            for receiver in self._receivers.values():
+            for name, receiver in self._receivers.items():
+                receiver.ledger.clear()
                 self._session.tell("ready")
                 for step in range(2 + turn * count, 2 + (turn + 1) * count):
                     receiver.receive(step)
+                copied[name] += receiver.ledger.nbytes
+        return copied
 
 
 def _send_all(sender: Sender, first: int, count: int) -> None:
@@ -225,7 +240,7 @@ def _send_all(sender: Sender, first: int, count: int) -> None:
         sender.send(step)
 
 
-def _copy_all(sources: Sequence[Bytes1D], mirror: Sequence[memoryview], count: int) -> None:
+def _copy_all(sources: Sources, mirror: Sequence[memoryview], count: int) -> None:
     for _ in range(count):
         for source, target in zip(sources, mirror, strict=True):
             target[:] = source.data

@@ -16,11 +16,11 @@ from engines.rdma.transports.grpc_service import OPTIONS, SERVICE, load_grpc
 from engines.rdma.transports.messages import pack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from engines.rdma.session import Session
     from engines.rdma.tensors import Payload
-    from engines.rdma.transports.base import Bytes1D
+    from engines.rdma.transports.base import Sources
 
 WATCH_SECONDS = 0.5
 
@@ -28,18 +28,18 @@ WATCH_SECONDS = 0.5
 class StreamSender:
     """A client on rank 0 with one open stream."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, name: str) -> None:
         self._grpc = load_grpc()
         self.ledger = CopyLedger()
         self._steps: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self._channel = self._grpc.insecure_channel(session.lookup("grpc-stream"), options=OPTIONS)
+        self._channel = self._grpc.insecure_channel(session.lookup(name), options=OPTIONS)
         self._timeout = session.timeout
         self._replies = self._channel.stream_stream(f"/{SERVICE}/Stream")(self._messages())
         self._deadline = float("inf")
         self._closed = threading.Event()
         threading.Thread(target=self._watch, name="rdma-stream-watch", daemon=True).start()
 
-    def prepare(self, payload: Payload, sources: Sequence[Bytes1D]) -> None:
+    def prepare(self, payload: Payload, sources: Sources) -> None:
         """Remember where the tensors lie."""
         self._payload, self._sources = payload, sources
 

@@ -1,184 +1,219 @@
-"""`shm`: the paper's static placement over one-sided writes.
+"""What `zero-copy` and `copy` share: tensors written or announced one by one, and a word back.
 
-The receiver allocates a slot per tensor in its registered arena and publishes one descriptor. The sender's tensors
-live in *its* registered arena, in the same layout with room for the sequence, as the producer would leave them there;
-each step is one write per tensor, straight from where it was produced to where it is consumed. The acknowledgement is
-a one-sided write of the step number into a word of the sender's.
+Static placement: one write a tensor, straight from the sender's registered memory to where it is consumed. Dynamic
+placement: one announcement a tensor, and the receiver reads it. The two transports differ in where the sender's
+registered memory gets the tensor from.
 """
 
 from __future__ import annotations
 
-import time
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
-from engines.rdma.device import WORD, Access, Descriptor, Status
-from engines.rdma.placement import ALIGN, PeerLost, extent, lay_out, wait_for
-from engines.rdma.providers import open_device
-from harness.api import EnvironmentLacks, HarnessError
+from engines.rdma.arena import Arena
+from engines.rdma.device import WORD, Access, ChannelOptions, Signal
+from engines.rdma.events import Events
+from engines.rdma.executor import together
+from engines.rdma.metadata import DynamicReceiver, DynamicSender, blocks_bytes
+from engines.rdma.placement import ALIGN, StaticReceiver, StaticSender, choose_signal, extent, lay_out
+from engines.rdma.transports.base import POISON
+from harness.api import HarnessError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from engines.rdma.device import Channel, Region
-    from engines.rdma.session import Session
+    from engines.rdma.device import Device, Region
+    from engines.rdma.executor import Operation
+    from engines.rdma.placement import Slot
     from engines.rdma.tensors import Payload
-    from engines.rdma.transports.base import Bytes1D
-
-POISON = 0xA5
-CONTROL_SECONDS = 0.0002
-"""Pause between two looks into the mailbox, outside every timed stretch."""
+    from engines.rdma.transports.base import Bytes1D, Setting, Sources
 
 
-def registered_bytes(payload: Payload) -> int:
-    """Arena that a payload needs on either side: its slots and the acknowledgement word."""
-    return extent(lay_out(tensor.nbytes for tensor in payload.tensors)) + 4 * ALIGN
+def landing_bytes(setting: Setting) -> int:
+    """Registered bytes in which the largest payload fits, slots and checks included."""
+    return max(extent(_slots(payload, "debug")) for payload in setting.payloads) + ALIGN
 
 
-class _End:
-    """What both ends share: a device, a channel, and a one-word region for sequences."""
+def small_bytes(setting: Setting) -> int:
+    """Registered bytes for release words and metadata blocks."""
+    return setting.tensors * WORD + blocks_bytes(setting.tensors) + 2 * ALIGN
 
-    def __init__(self, session: Session, largest: int) -> None:
-        if not session.same_host:
-            raise EnvironmentLacks("transport 'shm' needs both ranks on one host")
-        self._session = session
-        self._device = open_device("shm", largest)
-        self.ledger = self._device.ledger
-        self._channel: Channel = self._device.channel()
-        session.publish(f"shm-address{session.rank}", self._channel.address())
-        self._channel.connect(session.lookup(f"shm-address{1 - session.rank}"))
 
-    def _alive(self) -> bool:
-        return self._channel.alive()
+def _slots(payload: Payload, signal: str) -> tuple[Slot, ...]:
+    return lay_out((tensor.nbytes for tensor in payload.tensors), Signal(signal))
 
-    def _descriptor(self, what: str) -> Descriptor:
-        """The next descriptor in this rank's mailbox."""
-        deadline = time.monotonic() + self._session.timeout
-        while (message := self._channel.receive()) is None:
-            if time.monotonic() > deadline or not self._channel.alive():
-                raise PeerLost(f"shm: the other rank did not describe {what}")
-            time.sleep(CONTROL_SECONDS)
-        return Descriptor.from_json(message.decode())
 
-    def _send(self, region: Region) -> None:
-        self._channel.send(self._device.describe(region).to_json().encode())
-        self._drain()
+def options(setting: Setting) -> ChannelOptions:
+    """A channel on which all of a step's requests, and their immediates, may be under way."""
+    return ChannelOptions(depth=max(128, 2 * setting.tensors))
 
-    def _drain(self) -> None:
-        """Raise for the first request that failed."""
-        while done := self._channel.poll():
-            for completion in done:
-                if completion.status is Status.RETRY_EXCEEDED:
-                    raise PeerLost(f"shm: the other rank ended during a {completion.operation}")
-                if completion.status is not Status.SUCCESS:
-                    raise HarnessError(f"shm: {completion.operation} of {completion.nbytes} B: {completion.status}")
+
+class OneSidedSender(ABC):
+    """Rank 0's end."""
+
+    name: str
+
+    def __init__(self, device: Device, setting: Setting) -> None:
+        """Register what is needed beside the tensors themselves, and make a channel."""
+        self.device, self._setting = device, setting
+        self.channel = device.channel(options(setting))
+        self._signal = choose_signal(setting.signal, device.traits)
+        self._words = device.allocate(setting.tensors * WORD, access=Access.LOCAL_WRITE | Access.REMOTE_WRITE)
+        self._edges: StaticSender | DynamicSender | None = None
+        if setting.placement == "dynamic":
+            self._blocks = device.allocate(blocks_bytes(setting.tensors), access=Access.LOCAL_WRITE)
+
+    def offer(self, payload: Payload, sources: Sources) -> str:
+        """Lay out the payload; what the receiver must know."""
+        self._release()
+        self._payload, self._sources = payload, sources
+        self._slots = _slots(payload, self._signal)
+        region, names = self._region(payload), [f"{self.name} {tensor.name}" for tensor in payload.tensors]
+        self._events = Events(self.channel, f"{self.name} {payload.name}")
+        if self._setting.placement == "dynamic":
+            self._edges = DynamicSender(
+                self.device, self.channel, self._events,
+                source=region, blocks=self._blocks, words=self._words, names=names,
+            )  # fmt: skip
+        else:
+            self._edges = StaticSender(
+                self.device, self.channel, self._events,
+                source=region, word=self._words, slots=self._slots, names=names,
+            )  # fmt: skip
+        return self._edges.offer()
+
+    def accept(self, text: str) -> None:
+        """Take in the receiver's offer."""
+        assert self._edges is not None
+        self._edges.accept(text)
+
+    def step_operation(self, step: int) -> Operation[None]:
+        """Every tensor once, and the wait for its release."""
+        if isinstance(self._edges, DynamicSender):
+            return self._announce(self._edges, step)
+        assert self._edges is not None
+        return self._write(self._edges, step)
+
+    def _write(self, edges: StaticSender, step: int) -> Operation[None]:
+        yield from edges.credit(step)
+        for index in range(len(self._slots)):
+            self._stage(index)
+            edges.post(index, step)
+        self._events.check()
+        yield from edges.until_released(step)
+
+    def _announce(self, edges: DynamicSender, step: int) -> Operation[None]:
+        for index, (tensor, slot) in enumerate(zip(self._payload.tensors, self._slots, strict=True)):
+            yield from edges.until_released(index, step - 1)
+            self._stage(index)
+            edges.post(index, step, tensor, slot.offset)
+        self._events.check()
+        for index in range(len(self._slots)):
+            yield from edges.until_released(index, step)
+
+    @abstractmethod
+    def _region(self, payload: Payload) -> Region:
+        """The registered memory from which the payload's tensors go out, laid out as `_slots`."""
+
+    @abstractmethod
+    def _stage(self, index: int) -> None:
+        """Bring a tensor into that memory."""
 
     def _release(self) -> None:
-        """Let go of views into the memory."""
+        if self._edges is not None:
+            self._edges.close()
+            self._edges = None
 
     def close(self) -> None:
-        """Unmap both segments; the kernel frees them."""
+        """Let go of the memory, and close the channel."""
         self._release()
-        self._channel.close()
-        self._device.close()
+        self.channel.close()
 
 
-class OneSidedSender(_End):
-    """Writes tensors into the receiver's memory."""
+class OneSidedReceiver:
+    """Rank 1's end."""
 
-    _words: memoryview | None = None
+    name: str
 
-    def source_memory(self, payload: Payload) -> list[Bytes1D]:
-        """Where the producer should leave the payload's tensors, so that they need not be copied to be sent."""
-        import numpy as np
-
-        self._release()
-        self._device.reset()
-        self._slots = lay_out(tensor.nbytes for tensor in payload.tensors)
-        self._source = self._device.allocate(extent(self._slots), access=Access.LOCAL_WRITE)
-        self._ack = self._device.allocate(WORD, access=Access.REMOTE_WRITE | Access.LOCAL_WRITE)
-        self._ack.view[:] = bytes(WORD)
-        self._words = self._source.view.cast("Q")
-        self._ack_words = self._ack.view.cast("Q")
-        whole = np.frombuffer(self._source.view, np.uint8)
-        return [whole[slot.offset : slot.offset + slot.nbytes] for slot in self._slots]
-
-    def prepare(self, payload: Payload, sources: Sequence[Bytes1D]) -> None:
-        """Exchange descriptors; the tensors must lie in `source_memory`."""
-        for slot, source in zip(self._slots, sources, strict=True):
-            if source.base is None or source.nbytes != slot.nbytes:
-                raise HarnessError(f"shm: {payload.name}: tensors must be produced in the registered arena")
-        self._send(self._ack)
-        self._target = self._descriptor(f"the slots of {payload.name}")
-
-    def send(self, step: int) -> None:
-        """One write per tensor, sequence word last; then poll the acknowledgement."""
-        write, words = self._channel.write, self._words
-        assert words is not None
-        source, target = self._source, self._target
-        for slot in self._slots:
-            words[slot.tail // WORD] = step
-            write(source, target, offset=slot.offset, at=slot.offset, nbytes=slot.span, signaled=False)
-        self._drain()
-        wait_for(self._ack_words, 0, step, alive=self._alive, timeout=self._session.timeout, what="shm acknowledgement")
-
-    def _release(self) -> None:
-        if self._words is not None:
-            self._words.release()
-            self._ack_words.release()
-            self._words = None
-
-
-class OneSidedReceiver(_End):
-    """Owns the slots and polls their tails."""
-
-    _words: memoryview | None = None
-
-    def prepare(self, payload: Payload) -> None:
-        """Allocate the slots, clear their tails, publish them."""
-        self._release()
-        self._device.reset()
-        self._slots = lay_out(tensor.nbytes for tensor in payload.tensors)
-        access = Access.LOCAL_WRITE | Access.REMOTE_WRITE
-        self._region = self._device.allocate(extent(self._slots), access=access)
-        self._ack = self._device.allocate(WORD, access=Access.LOCAL_WRITE)
-        self._words = self._region.view.cast("Q")
-        self._ack_words = self._ack.view.cast("Q")
-        for slot in self._slots:
-            self._words[slot.tail // WORD] = 0
-        self._names = [tensor.name for tensor in payload.tensors]
-        self._send(self._region)
-        self._target = self._descriptor("its acknowledgement word")
-
-    def receive(self, step: int) -> None:
-        """Poll every tail, then write the step number back."""
-        assert self._words is not None
-        for slot, name in zip(self._slots, self._names, strict=True):
-            wait_for(
-                self._words,
-                slot.tail // WORD,
-                step,
-                alive=self._alive,
-                timeout=self._session.timeout,
-                what=f"shm {name}",
+    def __init__(self, device: Device, setting: Setting) -> None:
+        """Register a landing place for the largest payload, and make a channel."""
+        self.device, self._setting = device, setting
+        self.channel = device.channel(options(setting))
+        self._signal = choose_signal(setting.signal, device.traits)
+        self._landing = device.allocate(
+            landing_bytes(setting), access=Access.LOCAL_WRITE | Access.REMOTE_WRITE, align=ALIGN
+        )
+        self._words = device.allocate(setting.tensors * WORD, access=Access.LOCAL_WRITE)
+        self._edges: StaticReceiver | DynamicReceiver | None = None
+        if setting.placement == "dynamic":
+            self._blocks = device.allocate(
+                blocks_bytes(setting.tensors), access=Access.LOCAL_WRITE | Access.REMOTE_WRITE
             )
-        self._ack_words[0] = step
-        self._channel.write(self._ack, self._target, offset=0, at=0, nbytes=WORD, signaled=False)
-        self._drain()
+
+    def offer(self, payload: Payload) -> str:
+        """Place the payload; what the sender must know."""
+        self._release()
+        names = [f"{self.name} {tensor.name}" for tensor in payload.tensors]
+        self._count = len(names)
+        self._events = Events(self.channel, f"{self.name} {payload.name}")
+        if self._setting.placement == "dynamic":
+            self._edges = DynamicReceiver(
+                self.device, self.channel, self._events,
+                region=self._landing, arena=Arena(0, self._landing.nbytes),
+                blocks=self._blocks, words=self._words, names=names,
+            )  # fmt: skip
+        else:
+            self._edges = StaticReceiver(
+                self.device, self.channel, self._events,
+                region=self._landing, word=self._words, slots=_slots(payload, self._signal), names=names,
+            )  # fmt: skip
+        return self._edges.offer()
+
+    def accept(self, text: str) -> None:
+        """Take in the sender's offer."""
+        assert self._edges is not None
+        self._edges.accept(text)
+
+    def step_operation(self, step: int) -> Operation[None]:
+        """Wait for every tensor, in the order they are sent, and release them."""
+        if isinstance(self._edges, DynamicReceiver):
+            return self._fetch(self._edges, step)
+        assert self._edges is not None
+        return self._wait(self._edges, step)
+
+    def _wait(self, edges: StaticReceiver, step: int) -> Operation[None]:
+        for index in range(self._count):
+            yield from edges.receive(index, step)
+        edges.release(step)
+
+    def _fetch(self, edges: DynamicReceiver, step: int) -> Operation[None]:
+        # Announcements come in order, but a tensor must not wait for the payload of the one before.
+        return together(self._fetch_one(edges, index, step) for index in range(self._count))
+
+    def _fetch_one(self, edges: DynamicReceiver, index: int, step: int) -> Operation[None]:
+        yield from edges.fetch(index, step)
+        edges.release(index, step)
 
     def received(self, index: int) -> Bytes1D:
-        """A view of the slot: what the consumer computes on."""
+        """A view of where the tensor lies: what the consumer computes on."""
         import numpy as np
 
-        slot = self._slots[index]
-        return np.frombuffer(self._region.view, np.uint8)[slot.offset : slot.offset + slot.nbytes]
+        if self._edges is None:
+            raise HarnessError(f"{self.name}: nothing was received yet")
+        return np.frombuffer(self._edges.tensor(index), np.uint8)
 
     def poison(self) -> None:
-        """Overwrite the payloads, not the tails."""
-        for index in range(len(self._slots)):
-            self.received(index)[:] = POISON
+        """Overwrite the payloads, not what vouches for them."""
+        if isinstance(self._edges, StaticReceiver):
+            for index in range(self._count):
+                self.received(index)[:] = POISON
+        else:
+            self._landing.view[:] = bytes([POISON]) * self._landing.nbytes
 
     def _release(self) -> None:
-        if self._words is not None:
-            self._words.release()
-            self._ack_words.release()
-            self._words = None
+        if self._edges is not None:
+            self._edges.close()
+            self._edges = None
+
+    def close(self) -> None:
+        """Let go of the memory, and close the channel."""
+        self._release()
+        self.channel.close()

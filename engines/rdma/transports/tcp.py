@@ -12,31 +12,30 @@ from typing import TYPE_CHECKING
 from engines.rdma.copies import CopyLedger
 from engines.rdma.memory import anonymous
 from engines.rdma.placement import PeerLost, ProtocolError, extent, lay_out
+from engines.rdma.transports.base import POISON
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
 
     from engines.rdma.session import Session
     from engines.rdma.tensors import Payload
-    from engines.rdma.transports.base import Bytes1D
+    from engines.rdma.transports.base import Bytes1D, Sources
 
 PREFIX = struct.Struct("<QQ")
 """Tensor index, bytes."""
 ACK = struct.Struct("<Q")
 """Step."""
-POISON = 0xA5
 
 
 class TcpSender:
     """Sends tensors down a socket."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, name: str) -> None:
         self.ledger = CopyLedger()
-        self._socket = session.join("tcp")
+        self._socket = session.join(name)
         self._ack = memoryview(bytearray(ACK.size))
 
-    def prepare(self, payload: Payload, sources: Sequence[Bytes1D]) -> None:
+    def prepare(self, payload: Payload, sources: Sources) -> None:
         """Remember where the tensors lie."""
         self._what = f"tcp {payload.name}"
         self._messages = [(PREFIX.pack(i, s.nbytes), s.data) for i, s in enumerate(sources)]
@@ -63,9 +62,9 @@ class TcpSender:
 class TcpReceiver:
     """Receives into memory it has ready."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, name: str) -> None:
         self.ledger = CopyLedger()
-        self._socket = session.join("tcp")
+        self._socket = session.join(name)
         self._prefix = memoryview(bytearray(PREFIX.size))
 
     def prepare(self, payload: Payload) -> None:

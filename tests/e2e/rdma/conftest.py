@@ -52,12 +52,13 @@ class Pair:
 def plan_of():
     """Makes a plan; `tensors` maps a payload's name to its (name, shape, dtype) rows."""
 
-    def make(transports, tensors, allocator="retain"):
+    def make(transports, tensors, *, placement="static", signal="auto"):
         payloads = [
             {"name": name, "tensors": [{"name": n, "shape": list(s), "dtype": d} for n, s, d in rows]}
             for name, rows in tensors.items()
         ]
-        return Plan({"transports": list(transports), "payloads": payloads, "allocator": allocator})
+        how = {"placement": placement, "signal": signal, "allocator": "retain"}
+        return Plan({"transports": list(transports), "payloads": payloads, **how})
 
     return make
 
@@ -67,7 +68,7 @@ def launch(tmp_path):
     """Starts both ranks of a plan; whatever still runs at the end of the test is killed."""
     started = []
 
-    def start(plan, *, warmup=1, runs=2, seed=3, sabotage=None, timeout=20.0):
+    def start(plan, *, warmup=1, runs=2, seed=3, sabotage=None, timeout=20.0, provider="auto"):
         for rank in (0, 1):
             order = {
                 "plan": dict(plan.payload),
@@ -76,6 +77,7 @@ def launch(tmp_path):
                 "repeat": {"warmup": warmup, "runs": runs, "seed": seed},
                 "sabotage": (sabotage or {}).get(rank, {}),
                 "timeout": timeout,
+                "provider": provider,
             }
             command = [sys.executable, "-W", "error", str(RANK), json.dumps(order)]
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

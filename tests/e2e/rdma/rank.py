@@ -23,6 +23,7 @@ class FakeContext:
     at_sample: int = -1
     """Before which sample this rank kills itself; never if negative."""
     world_size: int = 2
+    address: str = "127.0.0.1"
 
     @property
     def rendezvous(self):
@@ -48,8 +49,8 @@ def corrupt(transport):
     """Flip one bit of what one transport's receiver took in, as a broken transport would."""
     opened = worker.transports.open_receiver
 
-    def open_receiver(name, session, largest):
-        receiver = opened(name, session, largest)
+    def open_receiver(name, session, setting, device):
+        receiver = opened(name, session, setting, device)
         if name != transport:
             return receiver
         receive = receiver.receive
@@ -57,11 +58,14 @@ def corrupt(transport):
         def receive_wrongly(step):
             receive(step)
             content = receiver.received(1)
-            if not content.flags.writeable:
-                inbox = receiver._inbox
-                content = content.copy()
-                inbox._tensors[1] = replace(inbox._tensors[1], content=content)
-            content[5] ^= 1
+            if content.flags.writeable:
+                content[5] ^= 1
+                return
+            wrong = content.copy()
+            wrong[5] ^= 1
+            # Tensors in messages are read-only; a transport keeps them in a dictionary.
+            tensors = (receiver._inbox if hasattr(receiver, "_inbox") else receiver._end)._tensors
+            tensors[1] = replace(tensors[1], content=wrong)
 
         receiver.receive = receive_wrongly
         return receiver
@@ -73,8 +77,8 @@ def die_in_step(transport, at):
     """Kill this rank in the middle of receiving a step."""
     opened = worker.transports.open_receiver
 
-    def open_receiver(name, session, largest):
-        receiver = opened(name, session, largest)
+    def open_receiver(name, session, setting, device):
+        receiver = opened(name, session, setting, device)
         receive = receiver.receive
 
         def receive_and_die(step):
@@ -97,7 +101,7 @@ def main(order):
         if name in SABOTAGE:
             SABOTAGE[name](*arguments)
     context = FakeContext(rank, scratch, Repeat(**order["repeat"]), order["sabotage"].get("at_sample", -1))
-    job = replace(worker.Job.from_plan(Plan(order["plan"])), timeout=order["timeout"])
+    job = replace(worker.Job.from_plan(Plan(order["plan"]), provider=order["provider"]), timeout=order["timeout"])
     try:
         with (scratch / f"result{rank}.jsonl").open("w") as out:
             for m in worker.run(job, context):

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-TRANSPORTS = ["shm", "grpc", "grpc-stream", "tcp"]
+from harness.api import HarnessError
+
+ON_DEVICE = ["zero-copy", "copy", "rpc-over-rdma", "request-driven"]
+TRANSPORTS = [*ON_DEVICE, "grpc", "grpc-stream", "tcp"]
+COPIES = {
+    "zero-copy": [0.0], "copy": [1.0], "rpc-over-rdma": [8.0], "request-driven": [0.0],
+    "grpc": [5.0], "grpc-stream": [5.0], "tcp": [0.0],
+}  # fmt: skip
 TENSORS = {
     "odd": [("a", (3, 5), "float32"), ("b", (7,), "int8"), ("scalar", (), "float64"), ("empty", (0, 4), "float16")],
     "9 MiB": [("one", (2**20,), "float32"), ("two", (5 * 2**17,), "float64")],
@@ -40,7 +47,36 @@ def test_copies_are_counted_and_one_sided_writes_make_none(launch, plan_of):
     outcome = launch(plan_of(TRANSPORTS, TENSORS)).finish()
     for payload in TENSORS:
         found = {t: outcome.values("copies", transport=t, payload=payload) for t in TRANSPORTS}
-        assert found == {"shm": [0.0], "tcp": [0.0], "grpc": [5.0], "grpc-stream": [5.0]}
+        assert found == COPIES
+
+
+@pytest.mark.parametrize("signal", ["tail", "imm", "debug"])
+def test_every_signal_carries_a_static_placement(launch, plan_of, signal):
+    outcome = launch(plan_of(["zero-copy", "copy"], TENSORS, signal=signal), provider="shm").finish()
+    assert outcome.errors == {0: "", 1: ""}
+    assert outcome.values("copies", transport="zero-copy", payload="odd") == [0.0]
+
+
+def test_a_dynamic_placement_copies_no_more_than_a_static_one(launch, plan_of):
+    outcome = launch(plan_of(["zero-copy", "copy"], TENSORS, placement="dynamic")).finish()
+    assert outcome.errors == {0: "", 1: ""}
+    for payload in TENSORS:
+        assert outcome.values("copies", transport="zero-copy", payload=payload) == [0.0]
+        assert outcome.values("copies", transport="copy", payload=payload) == [1.0]
+
+
+def test_a_provider_that_this_machine_lacks_is_refused_by_both_ranks_with_the_reason(launch, plan_of):
+    from engines.rdma.providers import open_device
+
+    try:
+        open_device("verbs", 4096).close()
+    except HarnessError as error:
+        reason = str(error)
+    else:
+        pytest.skip("this machine has an RDMA device")
+    outcome = launch(plan_of(["zero-copy"], TENSORS), provider="verbs").finish()
+    expected = f"EnvironmentLacks: provider 'verbs' cannot be used: rank 0: {reason}; rank 1: {reason}"
+    assert outcome.errors == {0: expected, 1: expected}
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

@@ -1,0 +1,1 @@
+"""Data-parallel training of real models over memory-transfer devices."""
