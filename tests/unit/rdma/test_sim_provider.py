@@ -253,7 +253,7 @@ def test_a_descriptor_of_an_earlier_epoch_writes_nothing():
 
     pair.here.write(source, there, offset=0, at=0, nbytes=64)
 
-    assert pair.finish()[0].status is Status.STALE_REGION
+    assert pair.finish()[0].status is Status.REMOTE_ACCESS
     assert bytes(again.view) == bytes(64)
 
 
@@ -266,7 +266,7 @@ def test_bytes_under_way_when_the_target_starts_over_are_dropped():
     pair.far.reset()
     again = pair.far.allocate(2**20, access=EVERYTHING)
 
-    assert pair.finish()[0].status is Status.STALE_REGION
+    assert pair.finish()[0].status is Status.REMOTE_ACCESS
     assert bytes(again.view) == bytes(2**20)
 
 
