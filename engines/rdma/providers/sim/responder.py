@@ -1,8 +1,8 @@
 """The receiving half of a reliable-connected queue pair: packets in order, protection, buffers, answers.
 
-With adaptive routing in the fabric packets overtake each other. Then the bytes of writes go to memory as they come,
-each packet knowing its place, while everything that is promised in order (acknowledgements, immediates, messages)
-waits until nothing before is missing. That is what makes a tail word unsafe there, and an immediate not.
+With adaptive routing in the fabric packets overtake each other. Then the bytes of a write go to memory as they come,
+each packet knowing its place, while everything that is promised in order (acknowledgements, immediates, messages, the
+next write) waits until nothing before is missing. That is what makes a tail word unsafe there, and an immediate not.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ class Responder:
         if burst.psn in self._early or len(self._early) >= FARTHEST:
             return
         visible = 0
-        if burst.kind is Kind.WRITE and burst.data:
+        begins = burst.psn - burst.offset // burst.mtu
+        if burst.kind is Kind.WRITE and burst.data and begins <= self._expected:
             status, entry = self._reach(burst, Access.REMOTE_WRITE)
             if entry is None:
                 # Refused when its turn comes; what is before it must be answered first.
