@@ -37,6 +37,7 @@ VERBS = {
     "export": "write records as one CSV or Parquet table",
     "schema": "write the JSON Schemas that editors use",
     "calibrate": "measure this machine and write its hardware profile",
+    "softroce": "build, run or enter a virtual cluster with real RDMA verbs",
     "doctor": "show what this machine can run, and how to get the rest",
     "reindex": "rebuild the index of records from the files",
     "clean": "delete run directories",
@@ -104,7 +105,7 @@ def _spec_arguments(sub: argparse.ArgumentParser, *, several: bool) -> None:
         "--on",
         metavar="TARGET",
         default="",
-        help="local, emulated, emulated:PROFILE, ray, ray://HOST:PORT or auto (default: what the spec says)",
+        help="local, emulated, emulated:PROFILE, softroce, ray, ray://HOST:PORT or auto (default: what the spec says)",
     )
 
 
@@ -166,9 +167,32 @@ def _other_arguments(made: Mapping[str, argparse.ArgumentParser]) -> None:
         default=[],
         help="only these probes, as in memcpy,gloo; without enough of them for a profile only the samples are written",
     )
+    _softroce_arguments(made["softroce"])
     made["clean"].add_argument("names", nargs="*", metavar="NAME", help="experiments whose run directories go")
     made["clean"].add_argument("--all", action="store_true", help="every run directory")
     made["completion"].add_argument("shell", choices=("bash", "zsh", "fish"))
+
+
+def _softroce_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.usage = f"{sub.prog} ACTION [options] [-- COMMAND ...]"
+    sub.epilog = (
+        "build: make the guests' image and package disks; run: run COMMAND in the guests, with its exit code; "
+        "shell: type commands to the guests; status: what is built, missing or running; clean: delete what was built"
+    )
+    sub.add_argument("action", choices=("build", "run", "shell", "status", "clean"), help="what to do; see below")
+    sub.add_argument("--hosts", type=int, default=2, metavar="N", help="how many guests, 1 to 8 (default: 2)")
+    sub.add_argument("--host", type=int, default=-1, metavar="I", help="run the command in this guest alone, 0 ...")
+    sub.add_argument("--loss", default="0", metavar="FRACTION", help="packets that get lost, as in 1%%")
+    sub.add_argument("--delay", default="0", metavar="TIME", help="how much later packets arrive, as in 5ms")
+    sub.add_argument("--rate", default="", metavar="RATE", help="bandwidth of each guest, as in 100Mbit/s")
+    sub.add_argument("--memory", default="1GiB", metavar="SIZE", help="of each guest (default: 1GiB)")
+    sub.add_argument("--put", action="append", default=[], metavar="FILE[:PLACE]", help="copy a file into the guests")
+    sub.add_argument("--get", action="append", default=[], metavar="PLACE", help="copy a file out of each guest")
+    sub.add_argument("--timeout", default="10min", metavar="TIME", help="how long the command may run (default: 10min)")
+    sub.add_argument("--with", dest="packages", action="append", default=[], metavar="PACKAGE", help="such as torch")
+    sub.add_argument(
+        "--to", default="", metavar="DIR", help="where logs and fetched files go (default: results/softroce)"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -207,8 +231,13 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     typed = [_utf8(word) for word in (sys.argv[1:] if argv is None else argv)]
     if not typed or typed[0] not in verbs:
         return top.parse_args(typed)
+    # What stands behind `--` is a command for somewhere else: its options are not ours.
+    end = typed.index("--") if typed[0] == "softroce" and "--" in typed else len(typed)
     # The verb's own parser knows the options that were meant, and takes names before, between and after options.
-    return verbs[typed[0]].parse_intermixed_args(typed[1:])
+    parsed = verbs[typed[0]].parse_intermixed_args(typed[1:end])
+    if typed[0] == "softroce":
+        parsed.command = typed[end + 1 :]
+    return parsed
 
 
 def _utf8(word: str) -> str:

@@ -8,7 +8,7 @@ from emulation.softroce.cluster import Cluster, Host
 from emulation.softroce.failure import GuestError, GuestLost, SoftRoceError, ToolsMissing
 from emulation.softroce.image import Image
 from emulation.softroce.layer import Layer
-from emulation.softroce.line import Ended
+from emulation.softroce.line import Ended, Task
 from emulation.softroce.machine import Share
 from emulation.softroce.recipe import Recipe
 from emulation.softroce.wire import Wire
@@ -24,6 +24,7 @@ __all__ = [
     "Recipe",
     "Share",
     "SoftRoceError",
+    "Task",
     "ToolsMissing",
     "Wire",
 ]

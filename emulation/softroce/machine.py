@@ -24,6 +24,8 @@ Accelerator = Literal["tcg", "kvm"]
 LIFETIME = 3600.0
 """Seconds after which a guest is killed whatever it does, should everybody have forgotten it."""
 KERNEL_LINE = "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on tsc=reliable"
+CONTROL_TAG = "control"
+"""By which a guest finds its control folder; `guest/first` says it too."""
 INTERFACE_MTU = 4300
 """Above 4200, so that RDMA gets its largest path MTU, 4096."""
 
@@ -85,7 +87,7 @@ class Machine:
         ]
         for disk in self.disks:
             found += ["-drive", f"file={_quoted(disk)},if=virtio,format=raw,readonly=on"]
-        found += _shared("control", self.control, writable=True)
+        found += _shared(CONTROL_TAG, self.control, writable=True)
         for index, share in enumerate(self.shares):
             found += _shared(f"share{index}", share.folder, writable=share.writable)
         if wire is not None:

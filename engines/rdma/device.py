@@ -27,7 +27,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, fields
 from enum import IntFlag, StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 # Devices also run inside guests that have little beside the standard library; `harness.api` would ask for pydantic.
 from harness.errors import HarnessError
@@ -156,24 +156,34 @@ class Descriptor:
         Raises:
             InvalidDescriptor: not JSON, not exactly the fields, a wrong type, or a negative number.
         """
-        try:
-            value = json.loads(text)
-        except ValueError as error:
-            raise InvalidDescriptor(f"a descriptor must be JSON: {error}") from None
-        names = [field.name for field in fields(cls)]
-        if not isinstance(value, dict) or set(value) != set(names):
-            raise InvalidDescriptor(f"a descriptor must have exactly the fields {', '.join(names)}")
-        for name in names:
-            _check_field(name, value[name])
-        return cls(**value)
+        kinds = {field.name: str if field.name == "device" else int for field in fields(cls)}
+        return cls(**read_published(text, kinds, "a descriptor"))
 
 
-def _check_field(name: str, value: object) -> None:
-    wanted = str if name == "device" else int
-    if not isinstance(value, wanted) or isinstance(value, bool):
-        raise InvalidDescriptor(f"{name!r} must be {wanted.__name__}, got {type(value).__name__}")
-    if isinstance(value, int) and not 0 <= value < 2**64:
-        raise InvalidDescriptor(f"{name!r} must be a 64-bit unsigned number, got {value}")
+def read_published(text: str, kinds: Mapping[str, type], what: str) -> dict[str, Any]:
+    """Read a JSON object that another process published; it is checked like any input.
+
+    Args:
+        text: as received.
+        kinds: its fields, exactly; `int` stands for a 64-bit unsigned number.
+        what: for the error message: `a descriptor`.
+
+    Raises:
+        InvalidDescriptor: not JSON, not exactly the fields, a wrong type, a number that is negative or too large.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidDescriptor(f"{what} must be JSON: {error}") from None
+    if not isinstance(value, dict) or set(value) != set(kinds):
+        raise InvalidDescriptor(f"{what} must have exactly the fields {', '.join(kinds)}")
+    for name, kind in kinds.items():
+        found = value[name]
+        if not isinstance(found, kind) or isinstance(found, bool):
+            raise InvalidDescriptor(f"{name!r} of {what} must be {kind.__name__}, got {type(found).__name__}")
+        if isinstance(found, int) and not 0 <= found < 2**64:
+            raise InvalidDescriptor(f"{name!r} of {what} must be a 64-bit unsigned number")
+    return value
 
 
 class ProviderUnavailable(HarnessError):
@@ -304,8 +314,11 @@ class Channel(Protocol):
     def read(self, target: Region, source: Descriptor, *, offset: int, at: int, nbytes: int) -> Ticket:
         """Copy `nbytes` from `at` in the peer's `source` to `offset` in `target`."""
 
-    def send(self, message: bytes) -> Ticket:
-        """Post a message of at most the peer's `message_bytes`; for control data and RPC, not for tensors."""
+    def send(self, message: bytes | memoryview) -> Ticket:
+        """Post a message of at most the peer's `message_bytes`; for control data and RPC, not for tensors.
+
+        It is copied into registered memory, at the latest when its turn comes; until then it must not change.
+        """
 
     def receive(self) -> bytes | None:
         """The next message of the peer, or None."""

@@ -7,7 +7,7 @@ packing and unpacking of a message in this process and prints the figures of `ho
 ==========================  ==================================================================================
 figure                      from
 ==========================  ==================================================================================
-`one_sided.post`            a quarter of the small shm step less its copy (post and poll, there and back)
+`one_sided.post`            a quarter of the small zero-copy step less its copy (post and poll, there and back)
 `one_sided.completion`      the same
 `tcp.per_message`           half of the small tcp step (one wake-up there, one back)
 `tcp.stream`                bytes over the large tcp step less its fixed cost
@@ -42,7 +42,7 @@ def figures(steps: Mapping[tuple[str, str], float], *, packing: float, copied: f
         packing: seconds to pack, or to unpack, the large message (their mean).
         copied: bytes per second of one thread's copy of the small payload.
     """
-    post = (steps["shm", SMALL[0]] - SMALL[1] / copied) / 4
+    post = (steps["zero-copy", SMALL[0]] - SMALL[1] / copied) / 4
     wake = steps["tcp", SMALL[0]] / 2
     call = steps["grpc", SMALL[0]]
     return {

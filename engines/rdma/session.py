@@ -172,11 +172,15 @@ class Session:
             (length,) = LENGTH.unpack(_read(self.control, LENGTH.size))
             if length > LONGEST_NOTE:
                 raise BackendError(f"a control note of {length} bytes is not one of ours")
-            return json.loads(_read(self.control, length))
+            text = _read(self.control, length)
         except TimeoutError:
             raise PeerLost(f"rank {1 - self.rank} was silent for {self.timeout:g} s ({what})") from None
         except OSError as error:
             raise PeerLost(f"rank {1 - self.rank} ended ({what})") from error
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            raise BackendError(f"a control note that is not JSON ({what})") from None
 
     def swap(self, note: Any, what: str) -> Any:
         """Send a note and wait for the other rank's; `what` is what is waited for."""

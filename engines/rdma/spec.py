@@ -20,7 +20,10 @@ TransportName = Literal[
     "zero-copy", "copy", "rpc-over-rdma", "request-driven", "grpc", "grpc-stream", "tcp",
     "gloo", "nixl", "nixl-tcp", "mooncake",
 ]  # fmt: skip
-ModelName = Literal["resnet-50", "bert-base", "gpt2-small", "lstm-seq2seq"]
+ModelName = Literal[
+    "resnet-50", "bert-base", "gpt2-small", "lstm-seq2seq",
+    "alexnet", "inception-v3", "vgg-16", "lstm", "gru", "fcn-5",
+]  # fmt: skip
 DtypeName = Literal["float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8"]
 
 ITEM_BYTES: dict[str, int] = {
@@ -43,6 +46,12 @@ class Spec(EngineSpec):
     tensor, as distributed TensorFlow did; `grpc-stream`: the same messages over one streaming call; `tcp`: a
     length-prefixed socket. Peers that a user might pick instead: `gloo`, `nixl` (its fastest path on one host),
     `nixl-tcp`, `mooncake` (over TCP)."""
+    models: list[ModelName] = Field(default=[])
+    """Move the parameters (equally: the gradients) of these models, one tensor each, in fp32."""
+    sizes: list[Bytes] = Field(default=[])
+    """Move one tensor of each of these sizes (`1 KiB` to `1 GiB`)."""
+    dtype: DtypeName = "float32"
+    """Element type of the tensors under `sizes`; models have their own."""
     provider: Literal["auto", "shm", "verbs", "sim"] = "auto"
     """What the device is: memory that the processes of one host share (`shm`), an RDMA adapter (`verbs`), a simulated
     adapter (`sim`). `auto`: `shm` on one host, else `verbs`. It says how a plan is carried out; it is no part of it."""
@@ -53,12 +62,6 @@ class Spec(EngineSpec):
     """How the receiver of a static placement learns that a tensor is whole: `tail`, a sequence word behind it (refused
     where a device may place bytes in any order); `imm`, an immediate with the write; `debug`, `tail` with a CRC-32.
     `auto`: `tail` where it is safe, else `imm`."""
-    models: list[ModelName] = Field(default=[])
-    """Move the parameters (equally: the gradients) of these models, one tensor each, in fp32."""
-    sizes: list[Bytes] = Field(default=[])
-    """Move one tensor of each of these sizes (`1 KiB` to `1 GiB`)."""
-    dtype: DtypeName = "float32"
-    """Element type of the tensors under `sizes`; models have their own."""
     allocator: Literal["retain", "system"] = "retain"
     """`retain`: the C allocator keeps freed memory, as the allocators of TensorFlow do, so that gRPC does not fault
     in new pages for every large message. `system`: glibc's defaults, which make gRPC several times slower on a

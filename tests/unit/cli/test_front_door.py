@@ -88,6 +88,10 @@ def test_the_surface_is_frozen():
         "import": ["--hardware", "--json", "--op", "--ranks", "--to"],
         "export": ["--json", "--out", "--to"],
         "schema": ["--check", "--json"],
+        "softroce": [
+            *("--delay", "--get", "--host", "--hosts", "--json", "--loss", "--memory", "--put", "--rate", "--timeout"),
+            *("--to", "--with"),
+        ],
         "doctor": ["--json"],
         "reindex": ["--json", "--out"],
         "clean": ["--all", "--json", "--out"],
@@ -137,6 +141,8 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path):
         ("export --to x.csv mine", {"spec": "mine", "to": "x.csv"}),
         ("clean --out there mine", {"names": ["mine"], "all": False}),
         ("clean --all", {"names": [], "all": True}),
+        ("softroce run --hosts 3 -- ls -l --all", {"hosts": 3, "command": ["ls", "-l", "--all"]}),
+        ("softroce --json status", {"action": "status", "json": True, "command": []}),
     ],
 )
 def test_names_may_stand_before_between_and_after_options(line, expected):

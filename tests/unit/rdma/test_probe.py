@@ -7,7 +7,7 @@ import pytest
 from engines.rdma.probe import LARGE, SMALL, figures, read
 
 STEPS = {
-    ("shm", SMALL[0]): 8e-6,
+    ("zero-copy", SMALL[0]): 8e-6,
     ("tcp", SMALL[0]): 42e-6,
     ("tcp", LARGE[0]): 5.9e-3,
     ("grpc", SMALL[0]): 383e-6,

@@ -117,12 +117,14 @@ class Mailbox:
         """Remove the oldest immediate, or None.
 
         Raises:
-            BrokenMailbox: counts that cannot be.
+            BrokenMailbox: counts, or a number, that cannot be.
         """
         if not self._count(_IMMEDIATES_PUT, _IMMEDIATES_TAKEN):
             return None
         taken = self._words[_IMMEDIATES_TAKEN]
         value = self._words[self._immediates + taken % self.places]
+        if value >= 2**32:
+            raise BrokenMailbox(f"an immediate of more than 32 bits: {value}")
         self._words[_IMMEDIATES_TAKEN] = taken + 1
         return value
 

@@ -9,7 +9,7 @@ import select
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from engines.rdma.device import InvalidDescriptor, ProviderUnavailable, Unavailable
+from engines.rdma.device import InvalidDescriptor, ProviderUnavailable, Unavailable, read_published
 from engines.rdma.providers.shm.mailbox import Mailbox
 from engines.rdma.providers.shm.segment import Place, Segment
 from engines.rdma.providers.shm.table import Table
@@ -52,18 +52,11 @@ class Address:
         Raises:
             InvalidDescriptor: not JSON, not exactly the fields, a wrong type, a negative number, another provider.
         """
-        try:
-            value = json.loads(text)
-        except ValueError as error:
-            raise InvalidDescriptor(f"a channel address must be JSON: {error}") from None
-        if isinstance(value, dict) and value.get("provider", PROVIDER) != PROVIDER:
-            raise InvalidDescriptor(f"a shared-memory channel cannot join one of provider {value['provider']!r}")
-        if not isinstance(value, dict) or set(value) != {field.name for field in fields(cls)}:
-            wanted = ", ".join(field.name for field in fields(cls))
-            raise InvalidDescriptor(f"the address of a shared-memory channel must have exactly the fields {wanted}")
-        for field in fields(cls):
-            _check_field(field.name, value[field.name], str if field.type == "str" else int)
-        return cls(**value)
+        kinds = {field.name: str if field.type == "str" else int for field in fields(cls)}
+        address = cls(**read_published(text, kinds, "the address of a shared-memory channel"))
+        if address.provider != PROVIDER:
+            raise InvalidDescriptor(f"a shared-memory channel cannot join one of provider {address.provider!r}")
+        return address
 
     @property
     def memory(self) -> Place:
@@ -74,11 +67,6 @@ class Address:
     def mailbox(self) -> Place:
         """Where the channel's mailbox is."""
         return Place(self.pid, self.mailbox_file, self.mailbox_inode, self.mailbox_bytes)
-
-
-def _check_field(name: str, value: object, kind: type) -> None:
-    if not isinstance(value, kind) or isinstance(value, bool) or (isinstance(value, int) and not 0 <= value < 2**63):
-        raise InvalidDescriptor(f"{name!r} of a channel address is not a valid {kind.__name__}: {value!r}")
 
 
 class Peer:

@@ -41,7 +41,7 @@ class Table:
 
     def belongs_to(self, uid: str) -> bool:
         """Whether this is the table of that device."""
-        return _IDENTITY.unpack_from(self._bytes)[:2] == (_MAGIC, uid.encode())
+        return _IDENTITY.unpack_from(self._bytes)[:2] == (_MAGIC, uid.encode("ascii", "replace"))
 
     @property
     def is_open(self) -> bool:
