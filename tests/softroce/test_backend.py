@@ -31,7 +31,8 @@ def test_guests_run_trials_ranks_and_failures(make_trial, store):
         trial("ok", needs=Needs(gpus=1)),
     ]
     ran = run(trials, store=store, options=RunOptions(grace=1.0))
-    for r in ran.records: print(r.cell, r.state, r.failure, r.seconds, r.provenance.hardware)
+    for r in ran.records:
+        print(r.cell, r.state, r.failure, r.seconds, r.provenance.hardware)
     notes, meet, segfault, dies, hangs, shares, lacks = ran.records
     states = [State.OK] * 2 + [State.CRASHED] * 2 + [State.TIMEOUT, State.OOM, State.UNSUPPORTED]
     assert [r.state for r in ran.records] == states, [r.failure for r in ran.records]
