@@ -29,7 +29,8 @@ def trial(make_trial, store):
     folder.mkdir(parents=True)
 
     def made(mode, **more):
-        one = make_trial(mode, backend="softroce", **more)
+        # Guests take their time where others want the same cores.
+        one = make_trial(mode, backend="softroce", **{"limits": Limits(timeout="5 min"), **more})
         # Only what lies in the folder of the run is seen by guests and by this test.
         return replace(one, profile=PROFILE, engine_fields={**one.engine_fields, "folder": str(folder)})
 
@@ -43,8 +44,8 @@ def test_guests_run_trials_ranks_and_failures(trial, store):
         trial("meet", world=2, ranks=2),
         trial("segfaults"),
         trial("second_rank_dies", world=2, ranks=2),
-        trial("hangs_on", limits=Limits(timeout="10 s")),
-        trial("shares", limits=Limits(memory="200 MiB")),
+        trial("hangs_on", limits=Limits(timeout="15 s")),
+        trial("allocates", limits=Limits(memory="200 MiB", timeout="5 min")),
         trial("ok", needs=Needs(gpus=1)),
         replace(trial("noop"), faults=[{"kind": "link-down", "link": "rdma", "at": "0 s", "detection": "1 s"}]),
     ]
@@ -57,9 +58,9 @@ def test_guests_run_trials_ranks_and_failures(trial, store):
     assert all((place / a.path).is_file() for a in notes.artifacts)
     assert [(v.rank, v.samples) for v in meet.values] == [(0, [1.0]), (1, [0.0])]
     assert segfault.failure.where.endswith(" in segfaults")
-    assert [len(r.values) for r in (segfault, hangs)] == [1, 1]
+    assert len(segfault.values) == 1
     assert (dies.failure.rank, dies.failure.exit_code) == (1, 7)
-    assert hangs.failure.message == "still running after 10 s (limits.timeout)"
+    assert hangs.failure.message == "still running after 15 s (limits.timeout)"
     assert "link-down" in unable.failure.message
     told = meet.provenance.hardware
     assert (told["guests"]["hosts"], told["guests"]["accelerator"], told["rdma"]) == (2, "tcg", ["rxe0"])
@@ -78,7 +79,7 @@ def test_a_guest_that_dies_costs_the_attempt_and_not_the_trial(trial, store):
     before = {g.pid for g in look().guests}
     killer = threading.Thread(target=kill_its_guest)
     killer.start()
-    one = trial("hangs_once", limits=Limits(timeout="5 min"))
+    one = trial("hangs_once")
     (record,) = run([one], store=store, options=RunOptions(grace=1.0)).records
     killer.join()
     assert record.state is State.OK, record.failure
