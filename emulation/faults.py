@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import difflib
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from pydantic import ConfigDict, Field, TypeAdapter, model_validator
 from pydantic_core import PydanticCustomError
@@ -246,6 +246,10 @@ Fault = Annotated[
     SlowRank | Jitter | SlowLink | LinkDown | Loss | Latency | NodeDeath | MemoryPressure | Mtbf,
     Field(discriminator="kind"),
 ]
+KINDS: frozenset[str] = frozenset(
+    get_args(model.model_fields["kind"].annotation)[0] for model in get_args(get_args(Fault)[0])
+)
+"""What a fault's `kind` may be."""
 FAULTS: TypeAdapter[list[Fault]] = TypeAdapter(list[Fault], config=ConfigDict(defer_build=True))
 
 

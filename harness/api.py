@@ -162,6 +162,13 @@ class EngineSpec(Strict):
         """How many processes a real run of this spec needs."""
         return 1
 
+    def packages(self) -> tuple[str, ...]:
+        """Distributions that a real run of this spec imports beyond those in `harness.guests.PACKAGES` (`torch`).
+
+        Guests are given them; anywhere else they are the user's to install.
+        """
+        return ()
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -105,7 +105,7 @@ def _spec_arguments(sub: argparse.ArgumentParser, *, several: bool) -> None:
         "--on",
         metavar="TARGET",
         default="",
-        help="local, emulated, emulated:PROFILE, ray, ray://HOST:PORT or auto (default: what the spec says)",
+        help="local, emulated, emulated:PROFILE, softroce, ray, ray://HOST:PORT or auto (default: what the spec says)",
     )
 
 

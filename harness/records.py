@@ -58,7 +58,7 @@ class Value(_Part):
 class TargetStamp(_Part):
     """Where the trial ran."""
 
-    backend: Literal["local", "emulated", "ray"]
+    backend: Literal["local", "emulated", "ray", "softroce"]
     hardware: str
     """Name of the hardware profile."""
     reason: str = ""

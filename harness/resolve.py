@@ -40,7 +40,7 @@ def resolve(loaded: Loaded, *, on: str = "") -> list[Trial]:
 
     Args:
         loaded: the spec.
-        on: `local`, `emulated`, `emulated:PROFILE`, `ray`, `ray://HOST:PORT`, `auto`, or empty for what the spec says.
+        on: what `targets.parse` reads, or empty for what the spec says.
 
     Raises:
         SpecError: `on` is none of these, cells are refused, no cell is left, or two cells are the same trial.
@@ -153,7 +153,7 @@ class _Binder:
 
     def _trial(self, cell: _ResolvedCell, stamp: TargetStamp, index: int) -> Trial:
         profile, dumped = self._profile(stamp.hardware)
-        if stamp.backend == "emulated" and cell.experiment.faults:
+        if stamp.backend in {"emulated", "softroce"} and cell.experiment.faults:
             self._check_faults(cell, stamp.hardware)
         swept = cell.cell.swept
         parts = key_parts(
@@ -181,6 +181,7 @@ class _Binder:
             repeat=cell.experiment.repeat,
             limits=cell.experiment.limits,
             needs=cell.experiment.needs,
+            packages=cell.spec.packages(),
             faults=cell.dump["faults"],
             key_parts=parts,
         )

@@ -22,7 +22,7 @@ Scalar = str | int | float | bool | None
 class Target(Strict):
     """Where an experiment runs."""
 
-    backend: Literal["auto", "local", "emulated", "ray"] = "auto"
+    backend: Literal["auto", "local", "emulated", "ray", "softroce"] = "auto"
     """`auto` is real where the needs are met, else emulated; the record says which and why."""
     hardware: str = "laptop"
     """A profile under specs/hardware; `NAME@128` is the same with 128 hosts. For a real backend it names what the
@@ -104,7 +104,7 @@ class Expectation(Strict):
     """A metric that the engine declares."""
     where: dict[str, Scalar] = Field(default_factory=dict)
     """Label or path to value; it must select at least one measurement."""
-    on: Literal["local", "emulated", "ray", ""] = ""
+    on: Literal["local", "emulated", "ray", "softroce", ""] = ""
     """Only results of this backend."""
     baseline: dict[str, Scalar] = Field(default_factory=dict)
     """Judge the ratio to this cell instead of the value itself; above 1 means better than the baseline."""

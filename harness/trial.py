@@ -36,6 +36,8 @@ class Trial:
     repeat: RepeatSpec
     limits: Limits
     needs: Needs
+    packages: tuple[str, ...] = ()
+    """Distributions a real run imports beyond what every rank has; guests are given them."""
     import_path: tuple[str, ...] = field(default=())
     """Directories put before `sys.path` in the child (an engine that is not installed)."""
     faults: list[dict[str, Any]] = field(default_factory=list)

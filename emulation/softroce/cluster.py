@@ -257,6 +257,8 @@ class Cluster:
         self.accelerator: Accelerator = accelerator or usable(self.image)
         self.lifetime = lifetime
         self.hosts: tuple[Host, ...] = ()
+        self.up = False
+        """Whether every guest has answered since it was powered on."""
         self._switch: Switch | None = None
 
     def __enter__(self) -> Cluster:
@@ -284,16 +286,28 @@ class Cluster:
             ToolsMissing: QEMU is not installed.
             GuestLost: a guest did not come up; the message holds its last words.
         """
-        deadline = time.monotonic() + timeout
         self.power_on()
         try:
-            for host in self.hosts:
-                host.wait_until_up(deadline)
-            if not self.wire.plain:
-                self.set_wire(self.wire)
+            self.await_up(timeout)
         except BaseException:
             self.close()
             raise
+
+    def await_up(self, timeout: float = BOOT) -> None:
+        """Wait until every guest answers and has its wire.
+
+        Args:
+            timeout: seconds for all of them together.
+
+        Raises:
+            GuestLost: a guest did not come up; the message holds its last words.
+        """
+        deadline = time.monotonic() + timeout
+        for host in self.hosts:
+            host.wait_until_up(deadline)
+        if not self.wire.plain:
+            self.set_wire(self.wire)
+        self.up = True
 
     def power_on(self) -> None:
         """Power all guests on; `boot` also waits for them.
@@ -323,6 +337,18 @@ class Cluster:
             host.set_wire(wire)
         self.wire = wire
 
+    def about(self) -> dict[str, object]:
+        """What its guests are, for a record."""
+        return {
+            "hosts": self.size,
+            "accelerator": self.accelerator,
+            "kernel": self.image.release,
+            "image": self.image.folder.name,
+            "processors": self.processors,
+            "memory": self.memory,
+            "rdma": [device.name for device in network.devices(0, self.size)],
+        }
+
     @property
     def lost(self) -> str:
         """Which guest is lost, and why; empty while all run."""
@@ -330,6 +356,7 @@ class Cluster:
 
     def close(self) -> None:
         """Power everything off. Its logs stay in the folder."""
+        self.up = False
         for host in self.hosts:
             with contextlib.suppress(SoftRoceError):
                 host.close()

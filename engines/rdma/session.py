@@ -54,8 +54,8 @@ class Session:
 
     def _exchange_hosts(self, address: str) -> None:
         # Not by name: guests and containers have addresses long before anything resolves their names.
-        self.publish(f"host{self.rank}", _boot())
-        self.same_host = self.lookup(f"host{1 - self.rank}") == _boot()
+        self.publish(f"host{self.rank}", boot_id())
+        self.same_host = self.lookup(f"host{1 - self.rank}") == boot_id()
         self.bind_address: str = LOOPBACK if self.same_host else address
 
     def open_device(self, wanted: str, capacity: int) -> Device:
@@ -206,7 +206,7 @@ def _read(connection: socket.socket, nbytes: int) -> bytes:
     return bytes(data)
 
 
-def _boot() -> str:
+def boot_id() -> str:
     """What processes under one kernel have in common."""
     path = Path("/proc/sys/kernel/random/boot_id")
     return path.read_text(encoding="ascii").strip() if path.exists() else socket.gethostname()

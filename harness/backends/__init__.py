@@ -1,4 +1,7 @@
-"""Where trials run: `emulated`, `local`, `ray`. A new backend is a module here and a line in `open_backend`."""
+"""Where trials run: `emulated`, `local`, `ray`, `softroce`.
+
+A new backend is a module here and a line in `open_backend`.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ def open_backend(name: str, *, grace: float = 10.0, ray_address: str = "", most_
     """The backend of a name; the caller closes it.
 
     Args:
-        name: `emulated`, `local` or `ray`.
+        name: `emulated`, `local`, `ray` or `softroce`.
         grace: seconds between TERM and KILL when a trial is stopped.
         ray_address: of a running Ray cluster; empty for RAY_ADDRESS, else a Ray of our own on this machine.
         most_ranks: the most ranks a trial of this run has; a Ray of our own gets room for them.
@@ -35,7 +38,11 @@ def open_backend(name: str, *, grace: float = 10.0, ray_address: str = "", most_
         from harness.backends.ray import RayBackend
 
         return RayBackend(ray_address, grace=grace, most_ranks=most_ranks)
-    raise BackendError(f"no backend {name!r}; there are emulated, local and ray")
+    if name == "softroce":
+        from harness.backends.softroce import SoftRoceBackend
+
+        return SoftRoceBackend(grace=grace)
+    raise BackendError(f"no backend {name!r}; there are emulated, local, ray and softroce")
 
 
 def capabilities(name: str, *, ray_address: str = "") -> Capabilities:

@@ -28,8 +28,8 @@ class Capabilities:
     memory: int = 0
     """Of the smallest host."""
     rdma: bool = False
-    faults: bool = False
-    """Whether it can make go wrong what a spec says."""
+    faults: frozenset[str] = frozenset()
+    """Kinds of faults that it can bring about."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def lacks(trial: Trial, has: Capabilities) -> str:
     ]
     if needs.rdma and not has.rdma:
         missing.append("RDMA: needs an RDMA device, has none")
-    if trial.faults and not has.faults:
-        kinds = ", ".join(dict.fromkeys(fault["kind"] for fault in trial.faults))
-        missing.append(f"faults: needs {kinds}, which only an emulated cluster can be given")
+    if beyond := dict.fromkeys(f["kind"] for f in trial.faults if f["kind"] not in has.faults):
+        can = f"; here only {', '.join(sorted(has.faults))}" if has.faults else ""
+        missing.append(f"faults: needs {', '.join(beyond)}, which only an emulated cluster can be given{can}")
     return "; ".join(missing)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from emulation.faults import KINDS
 from harness.backends.base import Capabilities
 from harness.backends.group import GRACE, RankGroup
 from harness.backends.process import Zygote
@@ -31,7 +32,7 @@ class EmulatedBackend:
 
         has = Profile.model_validate_json(json.dumps(trial.profile)).capabilities()
         return Capabilities(
-            hosts=has.hosts, gpus=has.gpus, gpu_memory=has.gpu_memory, memory=has.memory, rdma=has.rdma, faults=True
+            hosts=has.hosts, gpus=has.gpus, gpu_memory=has.gpu_memory, memory=has.memory, rdma=has.rdma, faults=KINDS
         )
 
     def start(self, trial: Trial, directory: Path) -> Running:

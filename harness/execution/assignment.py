@@ -63,7 +63,9 @@ def load(content: dict[str, Any]) -> Trial:
 
     models: dict[str, type[BaseModel]] = {"target": TargetStamp, "repeat": RepeatSpec, "limits": Limits, "needs": Needs}
     typed = {name: model.model_validate_json(json.dumps(content[name])) for name, model in models.items()}
-    return Trial(**{**content, **typed, "import_path": tuple(content["import_path"])})
+    return Trial(
+        **{**content, **typed, "import_path": tuple(content["import_path"]), "packages": tuple(content["packages"])}
+    )
 
 
 def _shallow(value: Any) -> dict[str, Any]:

@@ -116,14 +116,19 @@ def _isolate(parent: int, directory: Path, data_limit: int) -> None:
     # A trial that is stopped for hanging says where it hung.
     faulthandler.register(signal.SIGTERM, chain=True)
     if data_limit:
-        _limit_data(data_limit)
+        limit_data(data_limit)
 
 
 def _highest_descriptor() -> int:
     return max(int(p.name) for p in Path("/proc/self/fd").iterdir())
 
 
-def _limit_data(more: int) -> None:
+def limit_data(more: int) -> None:
+    """Let this process map so many bytes of private writable memory beyond what it has.
+
+    Args:
+        more: bytes.
+    """
     # RLIMIT_DATA counts private writable memory, which neither a shared segment nor CUDA's reservations are.
     pages = int(Path("/proc/self/statm").read_text().split()[5])
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)

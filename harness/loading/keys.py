@@ -41,7 +41,7 @@ def key_parts(
     Args:
         experiment: the spec of one cell.
         spec: the engine's section of the same cell.
-        backend: `local`, `emulated` or `ray`.
+        backend: `local`, `emulated`, `ray` or `softroce`.
         profile: the hardware profile.
         swept: path to value of the cell.
         where: what `place` says of the backend.
@@ -74,7 +74,7 @@ def place(backend: str, on: str = "") -> dict[str, Any]:
     """What stands behind a backend: the emulator's model, this machine, or the Ray cluster at an address.
 
     Args:
-        backend: `local`, `emulated` or `ray`.
+        backend: `local`, `emulated`, `ray` or `softroce`.
         on: what `--on` said; an address in it comes before `RAY_ADDRESS`.
     """
     if backend == "emulated":

@@ -38,7 +38,7 @@ def parse(on: str, swept: Sequence[str] = ()) -> Wish:
     """Read the value of `--on`.
 
     Args:
-        on: `local`, `emulated`, `emulated:PROFILE`, `ray`, `ray://HOST:PORT`, `auto`, or empty.
+        on: `local`, `emulated`, `softroce`, `ray` or `auto`; `emulated:PROFILE` and such; `ray://HOST:PORT`; or empty.
         swept: paths of the sweep, which `--on` must not contradict.
 
     Raises:
@@ -51,7 +51,7 @@ def parse(on: str, swept: Sequence[str] = ()) -> Wish:
     else:
         backend, _, profile = on.partition(":")
     if on and backend not in BACKENDS:
-        expected = "one of auto, local, emulated, emulated:PROFILE, ray, ray://HOST:PORT"
+        expected = "one of auto, local, emulated, emulated:PROFILE, softroce, softroce:PROFILE, ray, ray://HOST:PORT"
         raise _refused(on, Problem((), f"no backend {backend!r}", expected, nearest(backend, BACKENDS)))
     if on.endswith(":"):
         raise _refused(on, Problem((), f"{on!r} names no hardware profile", f"{backend}:PROFILE"))

@@ -15,13 +15,13 @@ from torch import nn  # noqa: E402 - after the check that torch is there
 from engines.rdma.analyzer import allocator_hook  # noqa: E402
 from engines.rdma.analyzer.allocation import (  # noqa: E402
     AllocationTracer,
-    ShapeChanged,
     SlotHeld,
     State,
     UnusableSlot,
 )
 from engines.rdma.analyzer.allocator_hook import HookUnavailable  # noqa: E402
 from engines.rdma.copies import CopyLedger  # noqa: E402
+from engines.rdma.placement import ShapeChanged  # noqa: E402
 
 needs_hook = pytest.mark.skipif(allocator_hook.compiler() is None, reason="no C++ compiler")
 
