@@ -21,6 +21,7 @@ class Mistake(StrEnum):
     TOO_LONG = "the message is longer than the peer's buffers"
     NOT_READY = "the peer has no buffer posted"
     GONE = "the peer is gone"
+    KILLED = "the peer's process is killed while the request is under way"
 
 
 _SPECIFICATION = {
@@ -31,16 +32,18 @@ _SPECIFICATION = {
     Mistake.TOO_LONG: {Status.REMOTE_INVALID},
     Mistake.NOT_READY: {Status.RECEIVER_NOT_READY},
     Mistake.GONE: {Status.RETRY_EXCEEDED},
+    Mistake.KILLED: {Status.RETRY_EXCEEDED},
 }
 _SOFT_ROCE = {
     Mistake.LOCAL: {Status.LOCAL_OPERATION, Status.FLUSHED},
     Mistake.TOO_LONG: {Status.REMOTE_OPERATION},
+    # The kernel takes a dead process's objects down last made first: its memory, then the queue pair, which until then
+    # answers that there is no such memory.
+    Mistake.KILLED: {Status.REMOTE_ACCESS},
 }
 
 
 def allowed(provider: str, mistake: Mistake) -> frozenset[Status]:
     """The statuses in which a request with this mistake may end."""
     latitude = _SOFT_ROCE.get(mistake, set()) if provider == "verbs" else set()
-    if provider == "shm" and mistake is Mistake.STALE:
-        return frozenset({Status.STALE_REGION})
     return frozenset(_SPECIFICATION[mistake] | latitude)
