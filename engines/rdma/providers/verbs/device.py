@@ -57,6 +57,8 @@ class OwnMemory:
         """Deregister it."""
         self._memory.close()
         self._device.count.registered_bytes -= self.view.nbytes
+
+
 SOFT_ROCE_PAUSE = 100e-6
 """Seconds: yielding is not enough, as a guest that never halts keeps its host's processor from carrying its packets."""
 
