@@ -44,10 +44,12 @@ class SharedMemoryDevice:
             ProviderUnavailable: the kernel has no memfd, or refuses this much memory.
         """
         self.uid = secrets.token_hex(16)
-        self.traits = Traits("shm", in_order=True, largest_write=LARGEST_WRITE, detail={"memory": "memfd"})
         self.ledger = CopyLedger()
         self.home = Home("this shared-memory device")
         self.segment = Segment.create("rdma-arena", HEADER + capacity)
+        pages = "2 MiB" if self.segment.large_pages else "small"
+        detail = {"memory": "memfd", "pages": pages}
+        self.traits = Traits("shm", in_order=True, largest_write=LARGEST_WRITE, detail=detail)
         self.table = Table(self.segment.bytes)
         self.count = Counters()
         """Kept by the channels too; `counters` hands out a copy."""
