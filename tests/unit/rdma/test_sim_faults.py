@@ -89,10 +89,10 @@ def test_goodput_under_loss_is_that_of_go_back_n(loss):
     assert elapsed == pytest.approx(nbytes / costs.wire_rate + lost_time, rel=0.03)
     assert lost_time > 0.01 * elapsed
     if not wire["timeouts"]:
-        # What `emulation.faults.Loss` says of a link: capacity / (1 + p W), with W packets in a round trip.
+        # What `emulation.faults.Loss` says of a link: capacity / (1 + p W), with W packets in a round trip; p as drawn.
         round_trip = 2 * (1e-6 + costs.bus_latency) + packet
-        window = costs.wire_rate * round_trip / MTU
-        assert nbytes / elapsed == pytest.approx(costs.wire_rate / (1 + loss * window), rel=0.03)
+        window, drawn = costs.wire_rate * round_trip / MTU, wire["rcvd_seq_err"] / (nbytes / MTU)
+        assert nbytes / elapsed == pytest.approx(costs.wire_rate / (1 + drawn * window), rel=0.03)
 
 
 def test_a_wire_that_loses_almost_everything_ends_in_an_error():
