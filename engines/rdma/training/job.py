@@ -21,10 +21,10 @@ from engines.rdma.placement import PeerLost
 from engines.rdma.session import Session, boot_id
 from engines.rdma.training import models, reference
 from engines.rdma.training.parameter_server import Server
-from engines.rdma.training.plan import Job, reached
+from engines.rdma.training.plan import Job, steps_to_loss
 from engines.rdma.training.ranks import Surroundings, capacity, put_together
 from engines.rdma.training.replica import payload_of
-from harness.api import EnvironmentLacks, HarnessError, Measurement, retain_freed_memory
+from harness.api import EnvironmentLacks, Measurement, retain_freed_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -273,7 +273,7 @@ def _measurements(job: Job, transport: str, result: Result, warmup: int) -> Iter
         copied = sum(report.copied for report in result.reports)
         yield Measurement("copies_per_edge", copied / (edges * (training.steps - 1) * result.payload_bytes), labels)
     if training.convergence:
-        steps = steps_to_loss(job, losses)
+        steps = steps_to_loss(training, losses)
         yield Measurement("steps_to_loss", steps, labels)
         yield Measurement("time_to_loss", sum(result.reports[0].steps[:steps]), labels)
 
@@ -285,28 +285,10 @@ def mean_losses(workers: Sequence[Report]) -> list[float]:
 
 def throughput(job: Job) -> Iterator[tuple[str, float]]:
     """(metric, what to divide by the step time in seconds to get it)."""
-    yield "samples_per_second", float(job.training.batch)
+    yield "samples_per_second", float(job.training.samples)
     task = models.variant(job.training.model, job.training.size).task
     if task.unit == "tokens":
-        yield "tokens_per_second", float(job.training.batch * task.units_per_sample)
-
-
-def steps_to_loss(job: Job, losses: Sequence[float]) -> int:
-    """After how many steps the target was reached.
-
-    Raises:
-        HarnessError: it was not.
-    """
-    goal = job.training.convergence
-    assert goal is not None
-    steps = reached(losses, target=goal.target_loss, window=goal.window)
-    if steps is None:
-        latest = sum(losses[-goal.window :]) / len(losses[-goal.window :])
-        raise HarnessError(
-            f"{job.training.model} did not come down to a loss of {goal.target_loss:g} in {len(losses)} steps: "
-            f"it is {latest:.4g}; raise `steps` or the target, or change `learning_rate`"
-        )
-    return steps
+        yield "tokens_per_second", float(job.training.samples * task.units_per_sample)
 
 
 def _compare(job: Job, results: Mapping[str, Result], seed: int) -> Iterator[Measurement]:
@@ -316,7 +298,7 @@ def _compare(job: Job, results: Mapping[str, Result], seed: int) -> Iterator[Mea
     expected = reference.train(
         training.model,
         training.size,
-        batch=training.batch,
+        batch=training.samples,
         steps=steps,
         learning_rate=training.learning_rate,
         momentum=training.momentum,
