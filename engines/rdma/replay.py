@@ -17,18 +17,15 @@ from emulation.io import chrome_trace
 from engines.rdma import lowering, transports
 from engines.rdma.executor import Executor, interleave
 from engines.rdma.production import Producer
-from engines.rdma.providers.sim.costs import way_of
-from engines.rdma.providers.sim.device import SimulatedDevice
+from engines.rdma.providers.sim.cluster import Cluster
 from engines.rdma.providers.sim.fabric import Fabric, Wire
 from engines.rdma.tensors import Payload, fill, first_difference
 from engines.rdma.transports.base import Setting
-from harness.api import EnvironmentLacks, HarnessError, Measurement
+from harness.api import HarnessError, Measurement
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from emulation.profile import Profile
-    from engines.rdma.providers.sim.costs import Way
     from engines.rdma.transports.base import ReceivingEnd, SendingEnd, Sources
     from harness.api import EmulationContext, Plan
 
@@ -64,7 +61,7 @@ def predict(plan: Plan, context: EmulationContext) -> Iterator[Measurement]:
         yield from lowering.predict(replace(plan, payload={**plan.payload, "transports": others}), context)
     if not over_device:
         return
-    models, way = lowering.Lowering(context.profile), way_between(context.profile)
+    models, cluster = lowering.Lowering(context.profile), Cluster(context.profile, 2)
     payloads = tuple(map(Payload.from_json, plan.payload["payloads"]))
     setting = Setting(payloads, plan.payload["placement"], plan.payload["signal"])
     for payload in payloads:
@@ -75,8 +72,8 @@ def predict(plan: Plan, context: EmulationContext) -> Iterator[Measurement]:
             band = payload.nbytes / high, payload.nbytes / low
             yield Measurement("memcpy_bandwidth", rate, {"payload": payload.name}, band)
         for name in over_device:
-            fabric = Fabric(Wire(way.propagation), seed=context.repeat.seed, timeline=True)
-            step = replay(name, payload, replace(setting, payloads=(payload,)), way, fabric)
+            fabric = Fabric(Wire(cluster.propagation), seed=context.repeat.seed, timeline=True)
+            step = replay(name, payload, replace(setting, payloads=(payload,)), cluster, fabric)
             file = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{name} {payload.name} sim")
             chrome_trace.write(context.artifacts / f"{file}.trace.json", fabric.timeline)
             model = context.simulate(
@@ -92,22 +89,7 @@ def predict(plan: Plan, context: EmulationContext) -> Iterator[Measurement]:
             yield Measurement("copies", step.copied / payload.nbytes, labels)
 
 
-def way_between(profile: Profile) -> Way:
-    """The adapters of the first two hosts of a profile, and the wire between them.
-
-    Raises:
-        EnvironmentLacks: there are none.
-    """
-    hosts = profile.host_names()
-    if len(hosts) < 2:
-        raise EnvironmentLacks(
-            f"profile {profile.name!r} has one host, and simulated adapters need two: leave 'provider: sim' out, or "
-            "name a profile with RDMA adapters (rdma-100g-pair)"
-        )
-    return way_of(profile, f"{hosts[0]}/cpu", f"{hosts[1]}/cpu")
-
-
-def replay(name: str, payload: Payload, setting: Setting, way: Way, fabric: Fabric) -> Replayed:
+def replay(name: str, payload: Payload, setting: Setting, cluster: Cluster, fabric: Fabric) -> Replayed:
     """Move a payload twice over a transport between two ranks of a fabric, and time the second step.
 
     In the first step addresses, shapes and queue-pair state become known, as in the untimed step of a real run.
@@ -116,19 +98,14 @@ def replay(name: str, payload: Payload, setting: Setting, way: Way, fabric: Fabr
         name: one of `transports.ON_DEVICE`.
         payload: what to move.
         setting: of the transport.
-        way: what hosts, adapters and wire cost.
+        cluster: of two ranks; what hosts, adapters and wire cost.
         fabric: new; afterwards its timeline has the timed step.
 
     Raises:
         HarnessError: a wrong byte arrived.
     """
     with ExitStack() as stack:
-        near, far = (
-            SimulatedDevice(
-                transports.capacity([name], setting, rank=rank), fabric=fabric, costs=costs, name=f"rank{rank}"
-            )
-            for rank, costs in enumerate((way.source, way.target))
-        )
+        near, far = cluster.open([transports.capacity([name], setting, rank=rank) for rank in (0, 1)], fabric)
         stack.callback(near.close)
         stack.callback(far.close)
         sources = Producer(near, setting).sources(payload)

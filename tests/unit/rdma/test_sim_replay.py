@@ -12,20 +12,26 @@ import yaml
 from emulation.evaluate import simulate
 from emulation.profile import Profile
 from engines.rdma import replay
+from engines.rdma.executor import Executor, interleave
 from engines.rdma.lowering import Lowering
+from engines.rdma.production import Producer
 from engines.rdma.providers.sim.adapter import Adapter
+from engines.rdma.providers.sim.cluster import Cluster
 from engines.rdma.providers.sim.fabric import Fabric, Wire
 from engines.rdma.spec import Spec
 from engines.rdma.tensors import Payload, Tensor
-from engines.rdma.transports import ON_DEVICE
+from engines.rdma.transports import ON_DEVICE, capacity, receiving_end, sending_end
 from engines.rdma.transports.base import Setting
 from harness.api import EnvironmentLacks, HarnessError, Plan, Repeat
 
 HARDWARE = Path(__file__).parents[3] / "specs" / "hardware"
 
 
-def profile_of(name):
-    return Profile.model_validate(yaml.safe_load((HARDWARE / f"{name}.yaml").read_text(encoding="utf-8")))
+def profile_of(name, hosts=0):
+    value = yaml.safe_load((HARDWARE / f"{name}.yaml").read_text(encoding="utf-8"))
+    if hosts:
+        value["hosts"][0]["count"] = hosts
+    return Profile.model_validate(value)
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +45,9 @@ def payload_of(*sizes):
 
 
 def step(pair, transport, payload, *, placement="static", signal="auto", wire=None):
-    way = replay.way_between(pair)
-    fabric = Fabric(wire or Wire(way.propagation), timeline=True)
-    found = replay.replay(transport, payload, Setting((payload,), placement, signal), way, fabric)
+    cluster = Cluster(pair, 2)
+    fabric = Fabric(wire or Wire(cluster.propagation), timeline=True)
+    found = replay.replay(transport, payload, Setting((payload,), placement, signal), cluster, fabric)
     return found, fabric
 
 
@@ -73,9 +79,9 @@ def test_so_do_steps_of_many_tensors(pair, transport):
 @pytest.mark.parametrize(("transport", "copied"), [("zero-copy", 0), ("copy", MANY[0])])
 def test_tensors_placed_dynamically_keep_the_wire_busy_from_the_first_one_on(pair, transport, copied):
     """The rest is copied while the first is under way, and small tensors do not hold it up."""
-    way = replay.way_between(pair)
+    costs = Cluster(pair, 2).costs[0]
     found, _ = step(pair, transport, payload_of(*MANY), placement="dynamic")
-    least = copied / way.source.memcpy(copied) + sum(MANY) / way.source.wire_rate
+    least = copied / costs.memcpy(copied) + sum(MANY) / costs.wire_rate
     assert least < found.seconds < least + 25e-6
 
 
@@ -165,7 +171,41 @@ def test_without_other_transports_the_bound_is_predicted_all_the_same(pair, tmp_
     assert sum(one.name == "memcpy_bandwidth" for one in found) == 1
 
 
-@pytest.mark.parametrize(("name", "why"), [("laptop", "has one host"), ("ethernet-10g-pair", "no one-sided writes")])
+@pytest.mark.parametrize(("name", "why"), [("laptop", "has 1 host"), ("ethernet-10g-pair", "no one-sided writes")])
 def test_hosts_without_adapters_cannot_be_replayed(tmp_path, name, why):
     with pytest.raises(EnvironmentLacks, match=why):
         list(replay.predict(plan_of("zero-copy"), Context(profile_of(name), tmp_path, Repeat())))
+
+
+def test_every_worker_of_a_parameter_server_waits_for_the_servers_port():
+    """Workers that send to one host at once get its port in turns, and all of them the whole of their own."""
+    profile = profile_of("rdma-100g-pair", hosts=4)
+    workers, payload = 3, payload_of(2**21, 2**20)
+    setting = Setting((payload,))
+    times = {}
+    for grain in ("auto", "burst"):
+        cluster = Cluster(profile, 1 + workers)
+        fabric = Fabric(Wire(cluster.propagation), grain=grain)
+        sizes = [workers * capacity(["zero-copy"], setting, rank=1)]
+        sizes += [capacity(["zero-copy"], setting, rank=0)] * workers
+        server, *others = cluster.open(sizes, fabric)
+        executors = [Executor(device, timeout=60.0) for device in (server, *others)]
+        for executor, device in zip(executors[1:], others, strict=True):
+            sender, receiver = sending_end("zero-copy", device, setting), receiving_end("zero-copy", server, setting)
+            sources = Producer(device, setting).sources(payload)
+            sender.channel.connect(receiver.channel.address())
+            receiver.channel.connect(sender.channel.address())
+            offers = sender.offer(payload, sources), receiver.offer(payload)
+            sender.accept(offers[1])
+            receiver.accept(offers[0])
+            executor.submit(sender.step_operation(1))
+            executors[0].submit(receiver.step_operation(1))
+        start = max(device.clock() for device in (server, *others))
+        for device in (server, *others):
+            device.wait_until(start)
+        interleave(executors)
+        times[grain] = server.clock() - start
+    least = workers * payload.nbytes / Cluster(profile, 2).costs[0].wire_rate
+    for seconds in times.values():
+        assert least < seconds < 1.1 * least
+    assert times["auto"] == pytest.approx(times["burst"], rel=0.03)
