@@ -308,8 +308,8 @@ class _Step:
                 yield f"release of {name}"
         args, kwargs = map_arg((node.args, node.kwargs), self.values.__getitem__)
         with torch.set_grad_enabled(self.executor.plan.program.grad_mode), self.tracer.running():
-            self.tracer.operation(number, f"{node.name} = {node.target}")
-            self.values[node] = node.target(*args, **kwargs)
+            name = f"{node.name} = {node.target}"
+            self.values[node] = self.tracer.run(number, name, node.target, args, kwargs)
 
     def _send(self, node: Node, edges: Sequence[Edge]) -> Operation[None]:
         value = self.values[node]

@@ -10,6 +10,7 @@ from torch import nn  # noqa: E402 - after the check that torch is there
 
 from engines.rdma.analyzer import allocator_hook  # noqa: E402
 from engines.rdma.analyzer.allocation import SlotHeld  # noqa: E402
+from engines.rdma.analyzer.allocator_hook import HookUnavailable  # noqa: E402
 from engines.rdma.analyzer.capture import UnsupportedGraph, forward, joint  # noqa: E402
 from engines.rdma.analyzer.graph_executor import GraphExecutor, take_turns  # noqa: E402
 from engines.rdma.analyzer.partition import parameter_server, pipeline  # noqa: E402
@@ -111,6 +112,22 @@ def test_a_parameter_server_trains_without_copies():
         for name, parameter in module.named_parameters():
             torch.testing.assert_close(server.state[name], parameter)
     assert machines.report().zero_copy_share == 1.0
+
+
+def test_without_a_compiler_a_pipeline_equals_the_whole(monkeypatch):
+    def missing():
+        raise HookUnavailable("no C++ compiler")
+
+    monkeypatch.setattr(allocator_hook, "load", missing)
+    program, plan = cut(TwoLayers(), torch.randn(6, 8), {"first": "a", "second": "b"})
+    machines = Machines(plan)
+    for step in range(3):
+        data = torch.randn(6, 8)
+        found, expected = machines.step(data=data), whole(program, {"data": data})
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
+        # The gradient is a product of matrices, and may be written anywhere; relu has no variant of its own.
+        assert machines.copied == (2 if step == 0 else 1) * 6 * 16 * 4
+        del found
 
 
 def test_a_dynamic_batch_may_change_at_every_step():
