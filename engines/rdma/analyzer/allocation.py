@@ -325,6 +325,13 @@ class SiteTracer:
         self.ledger.count("allocation: to slot", slot.nbytes)
         return self._placed(promotion, reason)
 
+    def forget(self) -> None:
+        """Let go of all slots; what is known of their tensors stays in the report."""
+        self._slots.clear()
+        self._bound.clear()
+        if self._trace is not None:
+            self._trace.unbind_all()
+
     def report(self) -> Report:
         """What is known by now."""
         return Report(self.steps, tuple(self._promotions.values()), self._unavailable)

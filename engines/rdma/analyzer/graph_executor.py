@@ -3,7 +3,8 @@
 Running a node, sending a value and receiving one are *polling-asynchronous operations*: generators that look whether
 they can get on and yield what they wait for where they cannot. Those whose operands are there stand in a ready queue;
 one that is not ready goes back to its tail, so a machine that waits for one value computes on the others. A whole step
-is such an operation itself: several machines may run in one process, in turn (`interleave`), or each in its own.
+is such an operation itself: `executor.drive` runs it in a process of its own, `take_turns` those of several machines in
+one.
 
 The producer of a static value writes into the value's slot (`allocation`), so it is also not ready while a receiver
 still holds the slot's last content.
@@ -26,7 +27,7 @@ from engines.rdma.placement import ShapeChanged
 from harness.api import HarnessError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import torch
     from torch.fx import Node
@@ -35,8 +36,7 @@ if TYPE_CHECKING:
     from engines.rdma.analyzer.plan import Plan
     from engines.rdma.analyzer.ports import Port
     from engines.rdma.copies import CopyLedger
-
-    Waiting = Generator[object, None, Any]
+    from engines.rdma.executor import Operation
 
 
 class GraphExecutor:
@@ -67,6 +67,9 @@ class GraphExecutor:
         self._outgoing: dict[Node, list[Edge]] = {}
         for edge in plan.sent_by(machine):
             self._outgoing.setdefault(self._by_name[edge.producer], []).append(edge)
+        self._state_nodes = {self._by_name[each.node] for each in program.inputs if each.role is not Role.INPUT}
+        self._sources = {edge.source for edge in self._incoming.values()}
+        self._stateful = {edge.source for node, edge in self._incoming.items() if node in self._state_nodes}
         nodes = result_nodes(program)
         self._results = {name: nodes[name] for name, where in plan.results.items() if where == machine}
         self._order = list(Effects(program).order(self._nodes))
@@ -83,7 +86,8 @@ class GraphExecutor:
         """Parameters, buffers and constants of this machine by name. Those that are sent lie in their slots: change
         them in place, between steps."""
         self._load()
-        self._open = False
+        self._failed = False
+        self._held: frozenset[str] = frozenset()
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -94,7 +98,7 @@ class GraphExecutor:
             if each.role is Role.INPUT and self._by_name[each.node] in self._nodes
         )
 
-    def step(self, inputs: Mapping[str, torch.Tensor]) -> Waiting:
+    def step(self, inputs: Mapping[str, torch.Tensor]) -> Operation[dict[str, torch.Tensor]]:
         """One execution of the graph, as a polling-asynchronous operation.
 
         Args:
@@ -110,25 +114,42 @@ class GraphExecutor:
         """
         if missing := sorted(set(self.inputs) - set(inputs)):
             raise HarnessError(f"machine {self.machine!r} needs the inputs {', '.join(missing)}")
+        if self._failed:
+            raise HarnessError(
+                f"machine {self.machine!r}: step {self.steps} failed, and its peers wait for the rest of it"
+            )
         self.release()
         self.steps += 1
-        self._open = True
+        self._failed = True
         self.tracer.begin_step()
         values: dict[Node, Any] = dict(self._everywhere)
         for each in self.plan.program.inputs:
             node = self._by_name[each.node]
             if node in self._nodes:
                 values[node] = self.state[each.name] if each.name in self.state else inputs[each.name].detach()
-        yield from self._drain(_Step(self, values))
-        return {name: values[node] for name, node in self._results.items()}
+        step = _Step(self, values)
+        yield from self._drain(step)
+        results = self._collect(step)
+        for source in self._sources - self._held:
+            self._port.release(self.steps, source)
+        yield from self._await_state()
+        self._failed = False
+        return results
 
     def release(self) -> None:
-        """Give up the results of the latest step, and let its senders write their slots again."""
-        if self._open:
-            self._open = False
-            self._port.release(self.steps)
+        """Give up the results of the latest step, and let their senders write their slots again."""
+        for source in self._held:
+            self._port.release(self.steps, source)
+        self._held = frozenset()
 
-    def _drain(self, step: _Step) -> Waiting:
+    def close(self) -> None:
+        """Let go of registered memory: state that is sent, and the latest results, must not be used again."""
+        self.release()
+        self.state.clear()
+        self._slots.clear()
+        self.tracer.forget()
+
+    def _drain(self, step: _Step) -> Operation[None]:
         moves = 0
         ready = deque((task, None) for task in step.begin())
         while ready:
@@ -145,13 +166,29 @@ class GraphExecutor:
             if ready:
                 yield f"{self.machine}: {_say(ready[0][1])}", moves
         step.check_complete()
-        # A step that has been computed is over only when its state was taken: its owner may change it then.
+
+    def _collect(self, step: _Step) -> dict[str, torch.Tensor]:
+        """The results, and which machines' slots must be held for them."""
+        found, held = {}, set()
+        for name, node in self._results.items():
+            value = step.values[node]
+            source = step.source_of(value)
+            if source in self._stateful:
+                # Its owner waits for the release before it may change its state, and we would wait for its next step.
+                self.ledger.count("result: out of a slot", value.nbytes)
+                value = value.clone()
+            elif source is not None:
+                held.add(source)
+            found[name] = value
+        self._held = frozenset(held)
+        return found
+
+    def _await_state(self) -> Operation[None]:
+        """A step is over only when the state that it sent was taken: its owner may change it then."""
         for node in self._outgoing:
-            if node.op == "placeholder":
+            if node in self._state_nodes:
                 while not self._port.writable(node.name, self.steps + 1):
-                    yield f"{self.machine}: release of {node.name}", moves
-        if not step.results_alias():
-            self.release()
+                    yield f"{self.machine}: release of {node.name}"
 
     def _load(self) -> None:
         program = self.plan.program
@@ -178,7 +215,7 @@ class GraphExecutor:
 class _Task:
     """An operation of a step."""
 
-    def __init__(self, operation: Waiting, needs: Iterable[Node], gives: Node | None) -> None:
+    def __init__(self, operation: Operation[Any], needs: Iterable[Node], gives: Node | None) -> None:
         self.operation, self.needs, self.gives = operation, tuple(dict.fromkeys(needs)), gives
         self.missing = 0
         self.followers: list[_Task] = []
@@ -194,7 +231,8 @@ class _Step:
         self._tasks: list[_Task] = []
         self._done = 0
         self._uses: dict[Node, int] = {}
-        self._received: set[int] = set()
+        self._received: dict[int, str] = {}
+        """Storage -> machine that it was received from."""
         makers: dict[Node, _Task] = {}
         for node, edge in executor._incoming.items():
             makers[node] = self._add(self._receive(node, edge), (), node)
@@ -245,11 +283,12 @@ class _Step:
             left = [task.gives.name for task in self._tasks if task.missing and task.gives is not None]
             raise UnsupportedGraph(f"operations that wait for one another: {', '.join(left)}")
 
-    def results_alias(self) -> bool:
-        """Whether a result is a view of received memory."""
-        return any(_storage(self.values[node]) in self._received for node in self.executor._results.values())
+    def source_of(self, value: Any) -> str | None:
+        """The machine from which the memory of `value` was received, if it was."""
+        storage = _storage(value)
+        return None if storage is None else self._received.get(storage)
 
-    def _add(self, operation: Waiting, needs: Iterable[Node], gives: Node | None) -> _Task:
+    def _add(self, operation: Operation[Any], needs: Iterable[Node], gives: Node | None) -> _Task:
         task = _Task(operation, needs, gives)
         self._tasks.append(task)
         return task
@@ -259,7 +298,7 @@ class _Step:
         before.followers.append(after)
         after.missing += 1
 
-    def _run(self, node: Node) -> Waiting:
+    def _run(self, node: Node) -> Operation[None]:
         import torch
         from torch.fx.node import map_arg
 
@@ -272,7 +311,7 @@ class _Step:
             self.tracer.operation(number, f"{node.name} = {node.target}")
             self.values[node] = node.target(*args, **kwargs)
 
-    def _send(self, node: Node, edges: Sequence[Edge]) -> Waiting:
+    def _send(self, node: Node, edges: Sequence[Edge]) -> Operation[None]:
         value = self.values[node]
         static = [edge for edge in edges if edge.protocol is Protocol.STATIC]
         for edge in edges:
@@ -312,7 +351,7 @@ class _Step:
             )
         return edge.to_wire(value)
 
-    def _receive(self, node: Node, edge: Edge) -> Waiting:
+    def _receive(self, node: Node, edge: Edge) -> Operation[None]:
         wire = yield from self.port.receive(edge, self.number)
         import torch
 
@@ -323,10 +362,11 @@ class _Step:
         if edge.protocol is Protocol.STATIC:
             wire = wire.view(dtype).view(edge.wire_shape)
         self.values[node] = edge.from_wire(wire)
-        self._received.add(_storage(wire))
+        if wire.nbytes:
+            self._received[wire.untyped_storage().data_ptr()] = edge.source
 
 
-def interleave(steps: Mapping[str, Waiting]) -> dict[str, Any]:
+def take_turns(steps: Mapping[str, Operation[Any]]) -> dict[str, Any]:
     """Run the steps of several machines in this thread, in turn, until all are done; returns what they return.
 
     Raises:

@@ -12,15 +12,13 @@ from engines.rdma.analyzer.edges import Protocol as Placing
 from harness.api import HarnessError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
+    from collections.abc import Callable, Mapping
 
     import torch
 
     from engines.rdma.analyzer.edges import Edge
     from engines.rdma.analyzer.plan import Plan
-
-    Waiting = Generator[object, None, Any]
-    """A polling-asynchronous operation: yields what it waits for."""
+    from engines.rdma.executor import Operation
 
 
 class Overwritten(HarnessError):
@@ -39,14 +37,14 @@ class Port(Protocol):
     def post(self, edge: Edge, step: int) -> None:
         """Send a static edge whose bytes lie in its slot."""
 
-    def send(self, edge: Edge, wire: torch.Tensor, step: int) -> Waiting:
+    def send(self, edge: Edge, wire: torch.Tensor, step: int) -> Operation[None]:
         """Send a dynamic edge."""
 
-    def receive(self, edge: Edge, step: int) -> Waiting:
+    def receive(self, edge: Edge, step: int) -> Operation[torch.Tensor]:
         """Wait for an edge; returns the bytes' tensor in the order of the wire, valid until `release`."""
 
-    def release(self, step: int) -> None:
-        """Say that what was received in `step` is not needed any more."""
+    def release(self, step: int, source: str) -> None:
+        """Say that what was received from one machine in `step` is not needed any more."""
 
 
 def aligned(nbytes: int) -> torch.Tensor:
@@ -109,14 +107,14 @@ class MemoryPort:
         target.copy_(self._slots[edge.producer])
         self._memory.landed[edge.index] = step, target
 
-    def send(self, edge: Edge, wire: torch.Tensor, step: int) -> Waiting:
+    def send(self, edge: Edge, wire: torch.Tensor, step: int) -> Operation[None]:
         """As `Port.send`."""
         while not self.writable(edge.producer, step):
             yield f"room for {edge.producer}"
         self._check(edge, step)
         self._memory.landed[edge.index] = step, wire.contiguous().clone()
 
-    def receive(self, edge: Edge, step: int) -> Waiting:
+    def receive(self, edge: Edge, step: int) -> Operation[torch.Tensor]:
         """As `Port.receive`."""
         looks = self._memory.delay(edge, step)
         while self._memory.landed.get(edge.index, (0,))[0] < step or looks:
@@ -126,9 +124,11 @@ class MemoryPort:
         assert found == step
         return wire
 
-    def release(self, step: int) -> None:
+    def release(self, step: int, source: str) -> None:
         """As `Port.release`; spoils the slots, so that a late reader cannot go unnoticed."""
         for edge in self._memory.plan.received_by(self._machine):
+            if edge.source != source:
+                continue
             if edge.index in self._memory.targets:
                 self._memory.targets[edge.index].fill_(0xAB)
             self._memory.released[edge.index] = step

@@ -72,30 +72,6 @@ class Job:
         return {promotion.name: promotion.state for promotion in self.tracer.report().promotions}
 
 
-class Recurrent(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.embedding = nn.Embedding(50, 16)
-        self.lstm = nn.LSTM(16, 32, 2, batch_first=True)
-        self.norm = nn.LayerNorm(32)
-        self.out = nn.Linear(32, 50)
-
-    def forward(self, tokens):
-        return self.out(self.norm(self.lstm(self.embedding(tokens))[0]))
-
-
-class Tied(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.embedding = nn.Embedding(50, 16)
-        self.block = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
-        self.out = nn.Linear(16, 50)
-        self.out.weight = self.embedding.weight
-
-    def forward(self, tokens):
-        return self.out(self.block(self.embedding(tokens)))
-
-
 def mlp():
     return nn.Sequential(nn.Linear(8, 32), nn.GELU(), nn.Linear(32, 4))
 
@@ -109,9 +85,7 @@ def convolutional():
 MODELS = {
     "mlp": (mlp, lambda: torch.randn(6, 8)),
     "convolutional": (convolutional, lambda: torch.randn(2, 3, 16, 16)),
-    "recurrent": (Recurrent, lambda: torch.randint(0, 50, (4, 7))),
     "gru": (lambda: nn.GRUCell(8, 16), lambda: torch.randn(4, 8)),
-    "tied transformer": (Tied, lambda: torch.randint(0, 50, (4, 7))),
 }
 
 

@@ -11,7 +11,7 @@ from torch import nn  # noqa: E402 - after the check that torch is there
 from engines.rdma.analyzer import allocator_hook  # noqa: E402
 from engines.rdma.analyzer.allocation import SlotHeld  # noqa: E402
 from engines.rdma.analyzer.capture import UnsupportedGraph, forward, joint  # noqa: E402
-from engines.rdma.analyzer.graph_executor import GraphExecutor, interleave  # noqa: E402
+from engines.rdma.analyzer.graph_executor import GraphExecutor, take_turns  # noqa: E402
 from engines.rdma.analyzer.partition import parameter_server, pipeline  # noqa: E402
 from engines.rdma.analyzer.plan import analyze, judge  # noqa: E402
 from engines.rdma.analyzer.ports import Memory, Overwritten  # noqa: E402
@@ -36,7 +36,7 @@ class Machines:
     def step(self, **inputs):
         for ledger in self.ledgers.values():
             ledger.clear()
-        found = interleave(
+        found = take_turns(
             {
                 machine: executor.step({name: inputs[name] for name in executor.inputs})
                 for machine, executor in self.executors.items()
@@ -127,11 +127,14 @@ def test_a_dynamic_batch_may_change_at_every_step():
 @needs_hook
 def test_a_static_edge_refuses_another_shape():
     program = forward(torch.export.export(TwoLayers(), (torch.randn(6, 8),)))
-    machines = Machines(analyze(program, pipeline(program, {"first": "a", "second": "b"})))
-    machines.step(data=torch.randn(6, 8))
+    plan = analyze(program, pipeline(program, {"first": "a", "second": "b"}))
     for size in (5, 7):
+        machines = Machines(plan)
+        machines.step(data=torch.randn(6, 8))
         with pytest.raises(ShapeChanged, match=rf"'relu': expected float32\[6, 16\], got float32\[{size}, 16\]"):
             machines.step(data=torch.randn(size, 8))
+        with pytest.raises(HarnessError, match="step 2 failed"):
+            machines.step(data=torch.randn(6, 8))
 
 
 @needs_hook
@@ -205,6 +208,26 @@ def test_received_results_last_until_the_next_step():
     assert machines.memory.released[0] == 3
 
 
+@needs_hook
+def test_state_that_passes_through_to_a_result_is_copied_out_and_may_be_changed():
+    class Scale(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(4))
+
+        def forward(self, data):
+            return data * self.scale, self.scale.view(2, 2)
+
+    program = forward(torch.export.export(Scale(), (torch.randn(4),)))
+    machines = Machines(analyze(program, parameter_server(program)))
+    state = machines.executors["server"].state["scale"]
+    for step in range(3):
+        found = machines.step(data=torch.ones(4))
+        assert found["output:1"].tolist() == [[1.0 + step] * 2] * 2
+        assert machines.ledgers["worker0"].sites == {"result: out of a slot": 16}
+        state.add_(1)
+
+
 def test_a_machine_computes_on_what_it_has_while_it_waits():
     class Join(nn.Module):
         def forward(self, slow, near):
@@ -230,7 +253,7 @@ def test_a_producer_waits_until_its_slot_is_released():
     assert "release of tanh" in waits[-1][0]
     assert machines.memory.landed[0][0] == 1
     machines.executors["b"].release()
-    assert interleave({"a": ahead}) == {"a": {}}
+    assert take_turns({"a": ahead}) == {"a": {}}
     assert machines.memory.landed[0][0] == 2
 
 
@@ -277,7 +300,7 @@ def test_machines_that_wait_for_one_another_are_told():
     program = forward(torch.export.export(nn.Tanh(), (torch.randn(5),)))
     machines = Machines(analyze(program, lambda _: "a", results={"output:0": "b"}))
     with pytest.raises(HarnessError, match="no machine gets on: b: tanh"):
-        interleave({"b": machines.executors["b"].step({})})
+        take_turns({"b": machines.executors["b"].step({})})
 
 
 def test_misuse_is_refused():
