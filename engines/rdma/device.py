@@ -314,8 +314,11 @@ class Channel(Protocol):
     def read(self, target: Region, source: Descriptor, *, offset: int, at: int, nbytes: int) -> Ticket:
         """Copy `nbytes` from `at` in the peer's `source` to `offset` in `target`."""
 
-    def send(self, message: bytes) -> Ticket:
-        """Post a message of at most the peer's `message_bytes`; for control data and RPC, not for tensors."""
+    def send(self, message: bytes | memoryview) -> Ticket:
+        """Post a message of at most the peer's `message_bytes`; for control data and RPC, not for tensors.
+
+        It is copied into registered memory, at the latest when its turn comes; until then it must not change.
+        """
 
     def receive(self) -> bytes | None:
         """The next message of the peer, or None."""

@@ -54,8 +54,8 @@ class Session:
 
     def _exchange_hosts(self, address: str) -> None:
         # Not by name: guests and containers have addresses long before anything resolves their names.
-        self.publish(f"host{self.rank}", _boot())
-        self.same_host = self.lookup(f"host{1 - self.rank}") == _boot()
+        self.publish(f"host{self.rank}", boot_id())
+        self.same_host = self.lookup(f"host{1 - self.rank}") == boot_id()
         self.bind_address: str = LOOPBACK if self.same_host else address
 
     def open_device(self, wanted: str, capacity: int) -> Device:
@@ -172,11 +172,15 @@ class Session:
             (length,) = LENGTH.unpack(_read(self.control, LENGTH.size))
             if length > LONGEST_NOTE:
                 raise BackendError(f"a control note of {length} bytes is not one of ours")
-            return json.loads(_read(self.control, length))
+            text = _read(self.control, length)
         except TimeoutError:
             raise PeerLost(f"rank {1 - self.rank} was silent for {self.timeout:g} s ({what})") from None
         except OSError as error:
             raise PeerLost(f"rank {1 - self.rank} ended ({what})") from error
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            raise BackendError(f"a control note that is not JSON ({what})") from None
 
     def swap(self, note: Any, what: str) -> Any:
         """Send a note and wait for the other rank's; `what` is what is waited for."""
@@ -202,7 +206,7 @@ def _read(connection: socket.socket, nbytes: int) -> bytes:
     return bytes(data)
 
 
-def _boot() -> str:
+def boot_id() -> str:
     """What processes under one kernel have in common."""
     path = Path("/proc/sys/kernel/random/boot_id")
     return path.read_text(encoding="ascii").strip() if path.exists() else socket.gethostname()

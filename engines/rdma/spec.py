@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from emulation.units import render
+from engines.rdma.training.settings import METRICS as TRAINING_METRICS
+from engines.rdma.training.settings import Training
 from harness.api import Better, Bytes, EngineSpec, Metric, MetricKind, Problem
 
 if TYPE_CHECKING:
@@ -20,7 +22,10 @@ TransportName = Literal[
     "zero-copy", "copy", "rpc-over-rdma", "request-driven", "grpc", "grpc-stream", "tcp",
     "gloo", "nixl", "nixl-tcp", "mooncake",
 ]  # fmt: skip
-ModelName = Literal["resnet-50", "bert-base", "gpt2-small", "lstm-seq2seq"]
+ModelName = Literal[
+    "resnet-50", "bert-base", "gpt2-small", "lstm-seq2seq",
+    "alexnet", "inception-v3", "vgg-16", "lstm", "gru", "fcn-5",
+]  # fmt: skip
 DtypeName = Literal["float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8"]
 
 ITEM_BYTES: dict[str, int] = {
@@ -43,6 +48,12 @@ class Spec(EngineSpec):
     tensor, as distributed TensorFlow did; `grpc-stream`: the same messages over one streaming call; `tcp`: a
     length-prefixed socket. Peers that a user might pick instead: `gloo`, `nixl` (its fastest path on one host),
     `nixl-tcp`, `mooncake` (over TCP)."""
+    models: list[ModelName] = Field(default=[])
+    """Move the parameters (equally: the gradients) of these models, one tensor each, in fp32."""
+    sizes: list[Bytes] = Field(default=[])
+    """Move one tensor of each of these sizes (`1 KiB` to `1 GiB`)."""
+    dtype: DtypeName = "float32"
+    """Element type of the tensors under `sizes`; models have their own."""
     provider: Literal["auto", "shm", "verbs", "sim"] = "auto"
     """What the device is: memory that the processes of one host share (`shm`), an RDMA adapter (`verbs`), a simulated
     adapter (`sim`). `auto`: `shm` on one host, else `verbs`. It says how a plan is carried out; it is no part of it."""
@@ -53,19 +64,13 @@ class Spec(EngineSpec):
     """How the receiver of a static placement learns that a tensor is whole: `tail`, a sequence word behind it (refused
     where a device may place bytes in any order); `imm`, an immediate with the write; `debug`, `tail` with a CRC-32.
     `auto`: `tail` where it is safe, else `imm`."""
-    models: list[ModelName] = Field(default=[])
-    """Move the parameters (equally: the gradients) of these models, one tensor each, in fp32."""
-    sizes: list[Bytes] = Field(default=[])
-    """Move one tensor of each of these sizes (`1 KiB` to `1 GiB`)."""
-    dtype: DtypeName = "float32"
-    """Element type of the tensors under `sizes`; models have their own."""
     allocator: Literal["retain", "system"] = "retain"
     """`retain`: the C allocator keeps freed memory, as the allocators of TensorFlow do, so that gRPC does not fault
     in new pages for every large message. `system`: glibc's defaults, which make gRPC several times slower on a
     virtual machine."""
 
-    # The section of a training job stands here: `training: Training | None = None` (engines.rdma.training.settings).
-    # It takes the place of `models` and `sizes`, which `check` then refuses beside it, and brings its own `ranks`.
+    training: Training | None = None
+    """Train a model over these transports instead of moving payloads; takes the place of `models` and `sizes`."""
 
     VERSION: ClassVar[str] = "2"
     METRICS: ClassVar[tuple[Metric, ...]] = (
@@ -90,17 +95,28 @@ class Spec(EngineSpec):
             "memcpy_bandwidth", "B/s", MetricKind.RATE, Better.HIGHER,
             "One thread copying the payload's tensors to memory of its own, in the same run", ("payload",),
         ),
+        *TRAINING_METRICS,
     )  # fmt: skip
 
     def ranks(self) -> int:
-        """A sender and a receiver."""
-        return 2
+        """A sender and a receiver, or those of the training job."""
+        return self.training.ranks if self.training else 2
 
     def check(self) -> Iterable[Problem]:
         """Cross-field mistakes."""
-        if not self.models and not self.sizes:
-            yield Problem(("models",), "there is nothing to move", "`models` or `sizes` (or both) with an item")
         yield from _repeated("transports", self.transports)
+        if self.training:
+            for field in ("models", "sizes"):
+                if getattr(self, field):
+                    yield Problem((field,), f"{field!r} beside `training`: a job moves its model's tensors", "only one")
+            if self.placement != "static":
+                yield Problem(("placement",), "a model's tensors have static shapes", "'static'")
+            yield from self.training.problems(self.transports)
+            return
+        if not self.models and not self.sizes:
+            yield Problem(
+                ("models",), "there is nothing to move", "`models`, `sizes` or `training` with something in it"
+            )
         yield from _repeated("models", self.models)
         yield from _repeated("sizes", [size_label(size) for size in self.sizes])
         yield from self._sizes()

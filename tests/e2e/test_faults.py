@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SPEC = """\
 schema: 1
 name: faults
-engine: {{name: rdma, transports: [shm], sizes: [64 MiB]}}
+engine: {{name: rdma, transports: [zero-copy], sizes: [64 MiB]}}
 on: {{backend: emulated, hardware: rdma-100g-pair}}
 repeat: {{warmup: 0, runs: 1}}
 faults: [{fault}]

@@ -12,14 +12,14 @@ ROOT = Path(__file__).resolve().parents[2]
 SPEC = """\
 schema: 1
 name: small
-engine: {name: rdma, transports: [shm, tcp], sizes: [64 KiB, 1 MiB]}
+engine: {name: rdma, transports: [zero-copy, tcp], sizes: [64 KiB, 1 MiB]}
 on: {backend: local, hardware: laptop}
 repeat: {warmup: 1, runs: 3}
 limits: {timeout: 1 min}
 tables:
   - {rows: transport, columns: payload, value: step_time, baseline: {transport: tcp}}
 expect:
-  - {metric: step_time, where: {transport: shm}, at_most: 10 s}
+  - {metric: step_time, where: {transport: zero-copy}, at_most: 10 s}
 """
 
 
@@ -58,7 +58,7 @@ def test_the_same_file_runs_on_every_backend(spec, tmp_path, on, kind):
     assert record["state"] == "ok"
     assert {value["kind"] for value in record["values"]} == {kind}
     assert {value["labels"].get("transport") for value in record["values"] if value["name"] == "step_time"} == {
-        "shm",
+        "zero-copy",
         "tcp",
     }
     assert kind in done.stdout

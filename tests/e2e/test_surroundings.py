@@ -13,7 +13,7 @@ SPEC = """\
 schema: 1
 name: surroundings
 description: "é 漢"
-engine: {name: rdma, transports: [shm], sizes: [64 KiB]}
+engine: {name: rdma, transports: [zero-copy], sizes: [64 KiB]}
 on: {backend: emulated, hardware: rdma-100g-pair}
 """
 COMMAND = f"{sys.executable} -m harness"

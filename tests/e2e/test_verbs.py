@@ -19,13 +19,13 @@ name: verbs
 description: >
   A description that is rather longer than what fits beside an origin on one line of a terminal, because descriptions
   of experiments are.
-engine: {name: rdma, transports: [shm, tcp], sizes: [64 KiB]}
+engine: {name: rdma, transports: [zero-copy, tcp], sizes: [64 KiB]}
 on: {backend: emulated, hardware: rdma-100g-pair}
 repeat: {warmup: 0, runs: 2}
 tables:
   - {rows: transport, columns: payload, value: step_time, baseline: {transport: tcp}}
 expect:
-  - {metric: step_time, where: {transport: shm}, at_most: 10 s}
+  - {metric: step_time, where: {transport: zero-copy}, at_most: 10 s}
 """
 
 
@@ -139,7 +139,7 @@ def test_show_of_a_record_gives_values_with_their_kind(call, told, spec, runs):
     assert told("show", key, "--out", runs)["key"] == key
     code, out, _ = call("show", key[:12], "--out", runs)
     assert code == 0
-    assert "transport=shm payload=64 KiB  emulated" in out
+    assert "transport=zero-copy payload=64 KiB  emulated" in out
 
 
 def test_status_tells_done_missing_and_left_over(call, told, spec, runs):

@@ -43,10 +43,11 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from engines.rdma.analyzer.allocator_hook import HookUnavailable, Origin, Trace, is_lent
+from engines.rdma.placement import ShapeChanged
 from harness.api import HarnessError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     import torch
 
@@ -61,10 +62,6 @@ COPYING = frozenset({"aten.clone.default", "aten._to_copy.default", "aten.new_em
 own result."""
 _OFF_SITE = 1 << 63
 """Marks an announced number as not the operation that was traced under it, so that no binding applies."""
-
-
-class ShapeChanged(HarnessError):
-    """A tensor of a static edge does not have the size that its slot was made for."""
 
 
 class SlotHeld(HarnessError):
@@ -186,6 +183,14 @@ class Report:
 
 
 @dataclass
+class _Bound:
+    """An operation that allocates from slots."""
+
+    operation: str
+    names: list[str]
+
+
+@dataclass
 class _Slot:
     """Registered memory for one tensor; keeps it alive."""
 
@@ -216,6 +221,9 @@ class SiteTracer:
         HookUnavailable: `required`, and it cannot be built.
     """
 
+    copying: frozenset[str] = frozenset()
+    """Operations that nobody asked for and whose result is a copy; a graph has none, all its nodes were asked for."""
+
     def __init__(self, ledger: CopyLedger, *, required: bool = False) -> None:
         self.ledger = ledger
         self.steps = 0
@@ -230,9 +238,8 @@ class SiteTracer:
         self._slots: dict[str, _Slot] = {}
         self._promotions: dict[str, Promotion] = {}
         self._names: dict[int, str] = {}
-        self._bound: dict[int, str] = {}
+        self._bound: dict[int, _Bound] = {}
         self._stale = True
-        self._active = False
 
     def promote(self, slots: Mapping[str, Any]) -> None:
         """Say where each tensor is to lie; may be called again with other slots of the same sizes.
@@ -243,7 +250,7 @@ class SiteTracer:
         Raises:
             UnusableSlot: misaligned, read-only, or another size than before.
         """
-        made = {name: _slot(name, buffer) for name, buffer in slots.items()}
+        made = {name: _Slot(slot_memory(name, buffer)) for name, buffer in slots.items()}
         for name, slot in made.items():
             known = self._promotions.get(name)
             if known and known.nbytes != slot.nbytes:
@@ -253,39 +260,33 @@ class SiteTracer:
             self._slots[name] = slot
         self._stale = True
 
-    @contextmanager
-    def step(self) -> Iterator[None]:
-        """One step of the job: its operations are numbered from zero by `operation`."""
-        if self._active:
-            raise HarnessError("a step is already under way: steps of one tracer do not nest")
-        self._active = True
+    def begin_step(self) -> None:
+        """Start a step of the job; sites that were found in earlier ones allocate from their slots from now on."""
         self.steps += 1
         self._names = {}
-        try:
-            if self._trace is None:
-                yield
-            else:
-                self._bind()
-                with self._trace.entered():
-                    yield
-        finally:
-            self._active = False
+        if self._stale and self._trace is not None:
+            self._bind(self._trace)
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Trace this thread's allocations without starting a step: for executors that take turns."""
+        """Trace what this thread allocates; several tracers may take turns within their steps."""
         if self._trace is None:
             yield
         else:
             with self._trace.entered():
                 yield
 
+    def bound_to(self, number: int) -> Sequence[str]:
+        """Names of the tensors whose slots operation `number` of this step will write into."""
+        found = self._bound.get(number)
+        return found.names if found else ()
+
     def operation(self, number: int, name: str) -> None:
         """Announce what runs next."""
         self._names[number] = name
         if self._trace is not None:
-            expected = self._bound.get(number, name)
-            self._trace.operation(number if expected == name else number | _OFF_SITE)
+            bound = self._bound.get(number)
+            self._trace.operation(number if bound is None or bound.operation == name else number | _OFF_SITE)
 
     def place(self, name: str, tensor: torch.Tensor) -> Placed:
         """Make the bytes of `tensor` lie in its slot; free if its producer wrote them there, else a counted copy.
@@ -312,6 +313,7 @@ class SiteTracer:
             if promotion.state is State.CLONED:
                 self.ledger.count("allocation: cloned by backward", slot.nbytes)
                 return self._placed(promotion, promotion.reason)
+            promotion.state = State.PROMOTED
             return self._placed(promotion, "")
         if self._trace is not None and is_lent(slot.address):
             raise SlotHeld(
@@ -323,6 +325,13 @@ class SiteTracer:
         self.ledger.count("allocation: to slot", slot.nbytes)
         return self._placed(promotion, reason)
 
+    def forget(self) -> None:
+        """Let go of all slots; what is known of their tensors stays in the report."""
+        self._slots.clear()
+        self._bound.clear()
+        if self._trace is not None:
+            self._trace.unbind_all()
+
     def report(self) -> Report:
         """What is known by now."""
         return Report(self.steps, tuple(self._promotions.values()), self._unavailable)
@@ -333,15 +342,14 @@ class SiteTracer:
             return ()
         return tuple(name for name, slot in self._slots.items() if slot.nbytes and is_lent(slot.address))
 
-    def _bind(self) -> None:
-        if not self._stale or self._trace is None:
-            return
-        self._trace.unbind_all()
+    def _bind(self, trace: Trace) -> None:
+        trace.unbind_all()
         self._bound = {}
         for name, promotion in self._promotions.items():
-            if promotion.site and promotion.state in (State.PROMOTED, State.CLONED):
-                self._trace.bind(promotion.site.origin, self._slots[name].address)
-                self._bound[promotion.site.origin.operation] = promotion.site.operation
+            site = promotion.site
+            if site and promotion.state in (State.PROMOTED, State.CLONED):
+                trace.bind(site.origin, self._slots[name].address)
+                self._bound.setdefault(site.origin.operation, _Bound(site.operation, [])).names.append(name)
         self._stale = False
 
     def _learn(self, promotion: Promotion, tensor: torch.Tensor) -> str:
@@ -359,7 +367,7 @@ class SiteTracer:
             if promotion.moves > RETRACES:
                 return self._demote(promotion, f"its allocation site is not stable: first {before}, then {site}")
         promotion.site = site
-        cloned = site.operation in COPYING
+        cloned = site.operation in self.copying
         promotion.state = State.CLONED if cloned else State.PROMOTED
         promotion.reason = f"backward copies it ({site.operation})" if cloned else ""
         self._stale = True
@@ -404,11 +412,24 @@ class AllocationTracer(SiteTracer):
     The backward pass of CPU tensors runs in the thread that calls `backward`, so its operations are seen too.
     """
 
+    copying = COPYING
+
+    def __init__(self, ledger: CopyLedger, *, required: bool = False) -> None:
+        super().__init__(ledger, required=required)
+        self._active = False
+
     @contextmanager
     def step(self) -> Iterator[None]:
         """One step: run `backward`, and as much of the forward pass as you like, inside."""
-        with super().step(), _announcer(self):
-            yield
+        if self._active:
+            raise HarnessError("a step is already under way: steps of one tracer do not nest")
+        self._active = True
+        self.begin_step()
+        try:
+            with self.running(), _announcer(self):
+                yield
+        finally:
+            self._active = False
 
     def operations(self) -> Counter[str]:
         """How often each operation ran in the latest step."""
@@ -431,21 +452,29 @@ def _announcer(tracer: SiteTracer) -> Any:
     return Announcer()
 
 
-def _slot(name: str, buffer: Any) -> _Slot:
+def slot_memory(name: str, buffer: Any) -> torch.Tensor:
+    """Memory of a slot as a uint8 tensor.
+
+    Args:
+        name: of the tensor that is to lie there, for messages.
+        buffer: a writable buffer, or a contiguous uint8 tensor; aligned to 64 bytes.
+
+    Raises:
+        UnusableSlot: it is not.
+    """
     import torch
 
     if isinstance(buffer, torch.Tensor):
-        tensor = buffer
-        if tensor.dtype != torch.uint8 or not tensor.is_contiguous() or tensor.device.type != "cpu":
+        if buffer.dtype != torch.uint8 or not buffer.is_contiguous() or buffer.device.type != "cpu":
             raise UnusableSlot(f"slot of {name!r}: expected contiguous uint8 memory of the CPU")
-        tensor = tensor.view(-1)
+        tensor = buffer.view(-1)
     else:
         view = memoryview(buffer)
         if view.readonly:
             raise UnusableSlot(f"slot of {name!r}: read-only memory")
         if not view.nbytes:
-            return _Slot(torch.empty(0, dtype=torch.uint8))
+            return torch.empty(0, dtype=torch.uint8)
         tensor = torch.frombuffer(view.cast("B"), dtype=torch.uint8)
     if tensor.data_ptr() % ALIGN and tensor.numel():
         raise UnusableSlot(f"slot of {name!r}: expected an address that is a multiple of {ALIGN}")
-    return _Slot(tensor)
+    return tensor

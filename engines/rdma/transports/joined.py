@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engines.rdma.executor import drive
+from engines.rdma.placement import ProtocolError
 
 if TYPE_CHECKING:
     from engines.rdma.copies import CopyLedger
@@ -20,7 +21,18 @@ class _Joined:
     def __init__(self, session: Session, end: SendingEnd | ReceivingEnd) -> None:
         self._session, self._channel, self._device = session, end.channel, end.device
         self.ledger: CopyLedger = end.device.ledger
-        self._channel.connect(session.swap(self._channel.address(), "the address of its channel"))
+        self._channel.connect(self._swap(self._channel.address(), "the address of its channel"))
+
+    def _swap(self, text: str, what: str) -> str:
+        """Exchange texts; what comes is checked by whoever reads it.
+
+        Raises:
+            ProtocolError: something else than a text came.
+        """
+        other = self._session.swap(text, what)
+        if not isinstance(other, str):
+            raise ProtocolError(f"rank {1 - self._session.rank} sent no text ({what})")
+        return other
 
     def _drive(self, operation: Operation[None]) -> None:
         drive(operation, self._device, alive=self._alive, timeout=self._session.timeout)
@@ -39,7 +51,7 @@ class JoinedSender(_Joined):
 
     def prepare(self, payload: Payload, sources: Sources) -> None:
         """Exchange offers."""
-        self._end.accept(self._session.swap(self._end.offer(payload, sources), f"its offer for {payload.name}"))
+        self._end.accept(self._swap(self._end.offer(payload, sources), f"its offer for {payload.name}"))
 
     def send(self, step: int) -> None:
         """Drive one step."""
@@ -60,7 +72,7 @@ class JoinedReceiver(_Joined):
 
     def prepare(self, payload: Payload) -> None:
         """Exchange offers."""
-        self._end.accept(self._session.swap(self._end.offer(payload), f"its offer for {payload.name}"))
+        self._end.accept(self._swap(self._end.offer(payload), f"its offer for {payload.name}"))
 
     def receive(self, step: int) -> None:
         """Drive one step."""

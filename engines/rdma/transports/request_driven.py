@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections import deque
 from typing import TYPE_CHECKING, ClassVar
 
 from engines.rdma.arena import Arena
@@ -64,6 +65,7 @@ class RequestDrivenSender:
         self._payload, self._sources = payload, sources
         self._events = Events(self.channel, f"{self.name} {payload.name}")
         self._done[0] = 0
+        self._early: deque[bytes] = deque()
         self._room = Arena(0, self._clones.nbytes)
         self._cloned: dict[int, int] = {}
         return json.dumps({"done": self.device.describe(self._word).to_json()})
@@ -80,15 +82,20 @@ class RequestDrivenSender:
         self._room.reset()
         self._cloned.clear()
         served = 0
-        while (found := self._done[0]) < step:
-            message = self._events.message()
+        while self._done[0] < step:
+            message = self._early.popleft() if self._early else self._events.message()
             if message is None:
                 self._events.check()
                 yield f"{self.name} {self._payload.name}", served
                 continue
             served += 1
-            self._answer(*parse(message, self.name), step)
-        if found > step:
+            index, kind, block = parse(message, self.name)
+            if block.sequence == step + 1 and self._done[0] == step:
+                # Between the two looks, the step ended and the receiver asked for the next.
+                self._early.append(message)
+                break
+            self._answer(index, kind, block, step)
+        if (found := self._done[0]) != step:
             raise ProtocolError(f"{self.name}: expected the end of step {step}, found that of {found}")
         self._events.check()
 

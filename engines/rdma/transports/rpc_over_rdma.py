@@ -36,9 +36,8 @@ REPLY = struct.Struct("<Q")
 """Step."""
 OPTIONS = ChannelOptions(depth=2 * WINDOW, message_bytes=FRAGMENT)
 
-COPIES = 4
-"""Copies of a tensor's content beside `messages.COPIES`: cut into fragments and into the ring, out of it and into one
-piece; for predictions."""
+SENDER_COPIES, RECEIVER_COPIES = 1, 2
+"""Copies of a tensor's content beside `messages.COPIES`: into the ring; out of it, and into one piece again."""
 
 
 class RpcSender:
@@ -74,11 +73,9 @@ class RpcSender:
                         flight.popleft()
                     else:
                         yield f"{self.name} {tensor.name}", flight[0]
-                message = bytes(piece)
-                flight.append(events.expect(self.channel.send(message)))
-            ledger.count("message to fragments", source.nbytes)
+                flight.append(events.expect(self.channel.send(piece)))
             # The contract of `Channel.send`: the provider copies a message into its own registered ring.
-            ledger.count("fragments to send ring", source.nbytes)
+            ledger.count("message to send ring", source.nbytes)
         while flight:
             if events.finished(flight[0]):
                 flight.popleft()
@@ -136,6 +133,7 @@ class RpcReceiver:
             if left < 0:
                 raise ProtocolError(f"{what}: tensor {index} came with {-left} bytes too many")
             self._tensors[index] = unpack(wire, ledger=ledger)
+            # The contract of `Channel.receive`, again.
             ledger.count("receive ring to fragments", self._tensors[index].content.nbytes)
             ledger.count("fragments to message", self._tensors[index].content.nbytes)
         self.channel.send(REPLY.pack(step))

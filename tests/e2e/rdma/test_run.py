@@ -13,7 +13,7 @@ from harness.api import HarnessError
 ON_DEVICE = ["zero-copy", "copy", "rpc-over-rdma", "request-driven"]
 TRANSPORTS = [*ON_DEVICE, "grpc", "grpc-stream", "tcp"]
 COPIES = {
-    "zero-copy": [0.0], "copy": [1.0], "rpc-over-rdma": [9.0], "request-driven": [0.0],
+    "zero-copy": [0.0], "copy": [1.0], "rpc-over-rdma": [8.0], "request-driven": [0.0],
     "grpc": [5.0], "grpc-stream": [5.0], "tcp": [0.0],
 }  # fmt: skip
 TENSORS = {

@@ -70,7 +70,7 @@ CASES = {
     "name in another script": (HEAD.replace("name: x", "name: 実験"), ["2:7 'name' is the text '実験'"]),
     # unknown keys, at every level
     "unknown key at the top": (HEAD + "repeet: {runs: 3}\n", ["6:1 unknown field 'repeet'; expected one of: schema, name, description, paper, engine, on, needs, repeat, sweep, faults, limits, tables, expect, extends; did you mean 'repeat'?"]),
-    "unknown key of the engine": (HEAD + "  transport: [shm]\n", ["6:3 unknown field 'transport' in 'engine'; expected one of: name, transports, models"]),
+    "unknown key of the engine": (HEAD + "  transport: [zero-copy]\n", ["6:3 unknown field 'transport' in 'engine'; expected one of: name, transports, models"]),
     "unknown key of a section": (HEAD + "limits:\n  timout: 3 s\n", ["7:3 unknown field 'timout' in 'limits'; expected one of: timeout, memory, retries; did you mean 'timeout'?"]),
     "unknown key of a target": (HEAD + "on: {hardwear: laptop}\n", ["6:6 unknown field 'hardwear' in 'on'; expected one of: backend, hardware; did you mean 'hardware'?"]),
     "unknown key of a target in a list": (HEAD + "on:\n  - {backend: local}\n  - {bakcend: emulated}\n", ["8:6 unknown field 'bakcend' in 'on.1'"]),
@@ -106,12 +106,12 @@ CASES = {
     "unknown choice of an engine field": (HEAD + "  dtype: float3\n", ["6:10 'engine.dtype' is the text 'float3'; expected one of 'float64', 'float32'"]),
     "unknown hardware": (HEAD + "on: {hardware: laptpo}\n", ["6:16 no hardware profile 'laptpo'; expected one of: "]),
     "hardware with a path": (HEAD + "on: {hardware: ../../etc/passwd}\n", ["6:16 no hardware profile '../../etc/passwd'"]),
-    "unknown backend": (HEAD + "on: {backend: emulate}\n", ["6:15 'on.backend' is the text 'emulate'; expected one of 'auto', 'local', 'emulated' or 'ray'; did you mean 'emulated'?"]),
+    "unknown backend": (HEAD + "on: {backend: emulate}\n", ["6:15 'on.backend' is the text 'emulate'; expected one of 'auto', 'local', 'emulated', 'ray' or 'softroce'; did you mean 'emulated'?"]),
     "unknown paper": (HEAD + "paper: rmda\n", ["6:8 no paper 'rmda' under results/published"]),
     "unknown metric in an expectation": (HEAD + "expect:\n  - {metric: steptime}\n", ["7:14 no metric 'steptime'; expected one that the engine declares: step_time"]),
     "unknown metric in a table": (HEAD + "tables:\n  - {rows: transport, value: [step_time, bandwith]}\n", ["7:42 no metric 'bandwith'"]),
     "unknown label in rows": (HEAD + "tables:\n  - {rows: transprt, value: step_time}\n", ["7:12 'transprt' is no label of the metric"]),
-    "unknown label in where": (HEAD + "expect:\n  - {metric: step_time, where: {transprt: shm}}\n", ["7:33 'transprt' is no label of the metric"]),
+    "unknown label in where": (HEAD + "expect:\n  - {metric: step_time, where: {transprt: zero-copy}}\n", ["7:33 'transprt' is no label of the metric"]),
     "bound in another unit": (HEAD + "expect:\n  - {metric: step_time, at_most: 3 GB}\n", ["7:34 'expect.0.at_most' is the text '3 GB': 'GB' is not a unit of duration"]),
     "bounds that cross": (HEAD + "expect:\n  - {metric: step_time, at_least: 2 s, at_most: 1 s}\n", ["7:49 no value is at least 2 s and at most 1 s"]),
     "size in what may be bits or bytes": ("schema: 1\nname: x\nengine: {name: rdma, sizes: [64 kb]}\n", ["3:30 'kb' is not a unit of size"]),
@@ -164,7 +164,7 @@ schema: 1
 name: six
 engine:
   name: rdma
-  transports: [shm, grcp]
+  transports: [zero-copy, grcp]
   sizes: [1 KiB, 3 parsec]
 repeat: {warmup: 1, runs: true}
 repeat: {runs: 5}
@@ -179,14 +179,15 @@ def test_six_mistakes_give_six_messages_in_the_order_of_lines(tmp_path):
     with pytest.raises(SpecError) as caught:
         load_experiment(spec)
     places = [(p.position.line, p.position.column) for p in caught.value.problems]
-    assert places == [(5, 21), (6, 18), (7, 27), (8, 1), (9, 1), (10, 43)]
+    assert places == [(5, 27), (6, 18), (7, 27), (8, 1), (9, 1), (10, 43)]
     assert str(caught.value.problems[0]) == "\n".join(
         [
-            f"{spec}:5:21: error: 'engine.transports.1' is the text 'grcp'; "
-            "expected one of 'shm', 'grpc', 'grpc-stream' or 'tcp'; did you mean 'grpc'?",
+            f"{spec}:5:27: error: 'engine.transports.1' is the text 'grcp'; expected one of 'zero-copy', 'copy', "
+            "'rpc-over-rdma', 'request-driven', 'grpc', 'grpc-stream', 'tcp', 'gloo', 'nixl', 'nixl-tcp' or "
+            "'mooncake'; did you mean 'grpc'?",
             "  4 |   name: rdma",
-            "  5 |   transports: [shm, grcp]",
-            "    |                     ^^^^",
+            "  5 |   transports: [zero-copy, grcp]",
+            "    |                           ^^^^",
         ]
     )
 

@@ -15,13 +15,13 @@ from torch import nn  # noqa: E402 - after the check that torch is there
 from engines.rdma.analyzer import allocator_hook  # noqa: E402
 from engines.rdma.analyzer.allocation import (  # noqa: E402
     AllocationTracer,
-    ShapeChanged,
     SlotHeld,
     State,
     UnusableSlot,
 )
 from engines.rdma.analyzer.allocator_hook import HookUnavailable  # noqa: E402
 from engines.rdma.copies import CopyLedger  # noqa: E402
+from engines.rdma.placement import ShapeChanged  # noqa: E402
 
 needs_hook = pytest.mark.skipif(allocator_hook.compiler() is None, reason="no C++ compiler")
 
@@ -72,30 +72,6 @@ class Job:
         return {promotion.name: promotion.state for promotion in self.tracer.report().promotions}
 
 
-class Recurrent(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.embedding = nn.Embedding(50, 16)
-        self.lstm = nn.LSTM(16, 32, 2, batch_first=True)
-        self.norm = nn.LayerNorm(32)
-        self.out = nn.Linear(32, 50)
-
-    def forward(self, tokens):
-        return self.out(self.norm(self.lstm(self.embedding(tokens))[0]))
-
-
-class Tied(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.embedding = nn.Embedding(50, 16)
-        self.block = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
-        self.out = nn.Linear(16, 50)
-        self.out.weight = self.embedding.weight
-
-    def forward(self, tokens):
-        return self.out(self.block(self.embedding(tokens)))
-
-
 def mlp():
     return nn.Sequential(nn.Linear(8, 32), nn.GELU(), nn.Linear(32, 4))
 
@@ -109,9 +85,7 @@ def convolutional():
 MODELS = {
     "mlp": (mlp, lambda: torch.randn(6, 8)),
     "convolutional": (convolutional, lambda: torch.randn(2, 3, 16, 16)),
-    "recurrent": (Recurrent, lambda: torch.randint(0, 50, (4, 7))),
     "gru": (lambda: nn.GRUCell(8, 16), lambda: torch.randn(4, 8)),
-    "tied transformer": (Tied, lambda: torch.randint(0, 50, (4, 7))),
 }
 
 

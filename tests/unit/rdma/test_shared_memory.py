@@ -142,6 +142,15 @@ def test_a_table_that_leads_out_of_the_segment_is_not_followed(devices, ends):
         ends[1].connect(ends[0].address())
 
 
+def test_a_descriptor_from_before_a_reset_is_called_stale(devices, ends):
+    near, far = devices
+    source, stale = near.allocate(64, access=EVERYTHING), far.describe(far.allocate(64, access=EVERYTHING))
+    ends[0].write(source, stale, offset=0, at=0, nbytes=64)
+    far.reset()
+    ends[0].write(source, stale, offset=0, at=0, nbytes=64)
+    assert [c.status for c in ends[0].poll()] == [Status.SUCCESS, Status.STALE_REGION]
+
+
 @pytest.fixture
 def mailbox():
     memory = memoryview(bytearray(extent(4, 20)))

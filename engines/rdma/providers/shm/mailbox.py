@@ -20,6 +20,8 @@ _MESSAGES_PUT, _IMMEDIATES_PUT = 16, 17
 _MESSAGES_TAKEN, _IMMEDIATES_TAKEN = 24, 25
 _HEADER = 256
 _STATES = tuple(ChannelState)
+_READY = _STATES.index(ChannelState.READY)
+"""Only `UNCONNECTED` comes before it."""
 
 
 class BrokenMailbox(HarnessError):
@@ -73,6 +75,14 @@ class Mailbox:
     @state.setter
     def state(self, state: ChannelState) -> None:
         self._words[_STATE] = _STATES.index(state)
+
+    def is_ready(self) -> bool:
+        """Whether the receiving end is connected and well."""
+        return self._words[_STATE] == _READY
+
+    def is_open(self) -> bool:
+        """Whether the receiving end takes anything in; it does before it is connected."""
+        return self._words[_STATE] <= _READY
 
     def room(self) -> bool:
         """Whether a message fits."""

@@ -13,7 +13,7 @@ the wire and the engine's at the other end.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any
 
 from emulation.units import picoseconds
@@ -35,6 +35,14 @@ PORT, ENGINE, BUS = 0, 1, 2
 """Stages behind it."""
 
 
+COUNTERS = (
+    "sent_pkts", "rcvd_pkts", "lost_pkts", "retransmissions", "duplicate_request", "out_of_seq_request",
+    "rcvd_seq_err", "send_rnr_err", "rcvd_rnr_err", "completer_retry_err", "retry_exceeded_err",
+    "retry_rnr_exceeded_err", "timeouts", "context_misses",
+)  # fmt: skip
+"""Those that Soft-RoCE has too have its names."""
+
+
 class Adapter:
     """What hangs on a fabric under a name, and runs queue pairs."""
 
@@ -44,8 +52,7 @@ class Adapter:
         self.name = name
         self.mtu = mtu
         self.quantum = quantum
-        self.wire: Counter[str] = Counter()
-        """Its own counters; those that Soft-RoCE has too have its names."""
+        self.wire = dict.fromkeys(COUNTERS, 0)
         self.receiver_wait = picoseconds(costs.receiver_timer)
         """Picoseconds that a peer is told to wait when no buffer is posted for its message."""
         self.placed_by = 0
