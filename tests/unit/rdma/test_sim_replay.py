@@ -171,6 +171,12 @@ def test_without_other_transports_the_bound_is_predicted_all_the_same(pair, tmp_
     assert sum(one.name == "memcpy_bandwidth" for one in found) == 1
 
 
+def test_what_has_neither_adapter_nor_model_is_named_and_left_out(pair, tmp_path, capsys):
+    found = list(replay.predict(plan_of("zero-copy", "gloo"), Context(pair, tmp_path, Repeat())))
+    assert {one.labels.get("transport", "zero-copy") for one in found} == {"zero-copy"}
+    assert "gloo" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("name", "why"), [("laptop", "has 1 host"), ("ethernet-10g-pair", "no one-sided writes")])
 def test_hosts_without_adapters_cannot_be_replayed(tmp_path, name, why):
     with pytest.raises(EnvironmentLacks, match=why):
