@@ -6,7 +6,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c .constraint
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup check unit test bench docs figures report clean packages oracles
+.PHONY: help run setup check unit test bench docs figures report clean packages oracles softroce guests
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -52,8 +52,17 @@ unit: $(VENV)/.test ## the unit tests alone
 oracles:
 	@for package in chromium python3-simgrid; do dpkg -s $$package >/dev/null 2>&1 || $(MAKE) --no-print-directory packages NAMES=$$package || true; done
 
-test: check oracles ## everything CI runs: checks, then all tests
-	$(PYTEST) -n auto --dist worksteal --benchmark-disable tests --ignore=tests/benchmarks
+# Guests with real RDMA verbs. Without root, or without QEMU's packages, these tests say so and are skipped; CI requires them.
+SOFTROCE := qemu-system-x86 mmdebstrap kmod cpio zstd e2fsprogs xz-utils
+
+softroce: $(VENV)/.test guests ## the tests in virtual machines with real RDMA verbs
+	$(PYTEST) --durations=10 tests/softroce
+
+guests:
+	@for package in $(SOFTROCE); do dpkg -s $$package >/dev/null 2>&1 || { $(MAKE) --no-print-directory packages NAMES="$(SOFTROCE)" || true; break; }; done
+
+test: check oracles softroce ## everything CI runs: checks, then all tests
+	$(PYTEST) -n auto --dist worksteal --benchmark-disable tests --ignore=tests/benchmarks --ignore=tests/softroce
 	$(PYTEST) --benchmark-only --benchmark-columns=median,iqr,rounds tests/benchmarks
 
 bench: $(VENV)/.test ## the benchmarks, with their full tables

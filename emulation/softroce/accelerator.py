@@ -52,8 +52,8 @@ def probe(image: Image) -> str:
         line = Line(powered.stream, "the guest")
         try:
             line.ask("ping", PROBE)
-        except SoftRoceError as error:
-            return f"a guest did not boot with it ({error}; {powered.last_words})"
+        except SoftRoceError:
+            return f"a guest did not boot with it: {powered.last_words.partition('; ')[0]}"
         finally:
             powered.kill()
             line.close()

@@ -25,12 +25,16 @@ class TransferPlan(Plan):
 
 
 class RdmaEngine(Engine):
-    """Moves tensors between two processes, several ways, on the same bytes."""
+    """Moves tensors between processes, several ways, on the same bytes; and trains models over them."""
 
     Spec: ClassVar[type[EngineSpec]] = RdmaSpec
 
     def plan(self, spec: RdmaSpec, profile: Profile) -> Plan:  # noqa: ARG002 - what is moved does not depend on hardware
         """List what is moved and how; the same on every backend."""
+        if spec.training:
+            from engines.rdma.training import plan
+
+            return TransferPlan(plan.payload(spec.training, spec.transports, spec.signal), provider=spec.provider)
         from engines.rdma import models
         from engines.rdma.tensors import Payload, Tensor
 
@@ -51,12 +55,24 @@ class RdmaEngine(Engine):
 
     def predict(self, plan: Plan, context: EmulationContext) -> Iterator[Measurement]:
         """Step times from the profile's software costs and links."""
+        if "training" in plan.payload:
+            from engines.rdma.training import prediction
+            from engines.rdma.training.plan import Job
+
+            yield from prediction.predict(Job.from_plan(plan), context)
+            return
         from engines.rdma import lowering
 
         yield from lowering.predict(plan, context)
 
     def run(self, plan: TransferPlan, context: RunContext) -> Iterator[Measurement]:
         """Move the payloads for real."""
+        if "training" in plan.payload:
+            from engines.rdma.training import job
+            from engines.rdma.training.plan import Job
+
+            yield from job.run(Job.from_plan(plan, provider=plan.provider), context)
+            return
         from engines.rdma import worker
 
         yield from worker.run(worker.Job.from_plan(plan, provider=plan.provider), context)

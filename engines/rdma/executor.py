@@ -28,8 +28,11 @@ Operation = Generator[object, None, T]
 """Yields what it waits for; returns when it is done."""
 
 SPINS = 64
-"""Fruitless looks before giving way: a poller that owns every processor would starve the writer, and one that gives
-way at once pays a system call for every look."""
+"""Most fruitless looks before giving way: a poller that owns every processor would starve the writer, and one that
+gives way at once pays a system call for every look."""
+SPIN_SECONDS = 20e-6
+"""Longest time of fruitless looks before giving way. Where a look is slow (in a guest that is emulated in software it
+takes tens of microseconds), even a few would keep the kernel from the adapter's work."""
 IDLES_PER_CHECK = 512
 """Times of giving way between two looks at whether the peer still lives (a system call or more)."""
 
@@ -70,10 +73,14 @@ def drive(
     idles, since = 0, clock()
     try:
         while True:
-            for _ in range(spins):
+            found = step()
+            now = clock()
+            enough, looks = now + SPIN_SECONDS, 1
+            while looks < spins and clock() < enough:
                 found = step()
+                looks += 1
             if found != waiting:
-                waiting, idles, since = found, 0, clock()
+                waiting, idles, since = found, 0, now
             idle()
             idles += 1
             if idles % IDLES_PER_CHECK == 0:
@@ -186,16 +193,17 @@ class Executor:
         Raises:
             PeerLost: a peer ended, or an operation did not get on for too long; whatever was left is cancelled.
         """
-        looks = 0
+        clock = self.device.clock
+        looks, enough = 0, clock() + SPIN_SECONDS
         try:
             while self._ready:
                 if self.turn():
-                    looks = 0
+                    looks, enough = 0, clock() + SPIN_SECONDS
                     continue
                 looks += len(self._ready)
-                if looks >= self._spins:
-                    looks = 0
+                if looks >= self._spins or clock() >= enough:
                     self.give_way()
+                    looks, enough = 0, clock() + SPIN_SECONDS
         except BaseException:
             self.cancel()
             raise

@@ -8,19 +8,9 @@ one after forking, or start children with `spawn`.
 from __future__ import annotations
 
 import os
+from weakref import WeakSet
 
 from engines.rdma.device import WrongProcess
-
-_forks = 0
-"""How many forks lie between the first process and this one; a look at it is cheaper than a system call."""
-
-
-def _count() -> None:
-    global _forks
-    _forks += 1
-
-
-os.register_at_fork(after_in_child=_count)
 
 
 class Home:
@@ -28,12 +18,9 @@ class Home:
 
     def __init__(self, what: str) -> None:
         self._what = what
-        self._forks = _forks
-
-    @property
-    def here(self) -> bool:
-        """Whether this is still that process."""
-        return self._forks == _forks
+        self.here = True
+        """Whether this is still that process; a look at it costs no system call."""
+        _homes.add(self)
 
     def check(self) -> None:
         """Refuse to go on in a forked child.
@@ -41,8 +28,19 @@ class Home:
         Raises:
             WrongProcess: this is not the process that opened the device.
         """
-        if self._forks != _forks:
+        if not self.here:
             raise WrongProcess(
                 f"{self._what} was opened before this process was forked from its owner; "
                 "open a device after forking, or start processes with 'spawn'"
             )
+
+
+_homes: WeakSet[Home] = WeakSet()
+
+
+def _leave() -> None:
+    for home in _homes:
+        home.here = False
+
+
+os.register_at_fork(after_in_child=_leave)

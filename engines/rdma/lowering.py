@@ -15,9 +15,9 @@ dynamic placement (of both)
 request-driven
     per tensor: a request of the receiver's, the write that answers it; at the end a word back. As zero-copy otherwise.
 rpc-over-rdma
-    per tensor: `rpc.serialise` and a copy at `memcpy` on the sender, `post` for every fragment, the bytes on the
-    link, `completion` for every fragment, two copies and `rpc.serialise` on the receiver; at the end a word back.
-    Packing one tensor overlaps sending the one before.
+    per tensor: `rpc.serialise` and a copy into the ring at `memcpy` on the sender, the bytes through the ring (on the
+    link, or on one host by that copy) no faster than a fragment each `post` and `completion`, two copies and
+    `rpc.serialise` on the receiver; at the end a word back. Packing one tensor overlaps sending the one before.
 RPC
     per tensor: `rpc.serialise` on the sender, the bytes on the wire no faster than `rpc.stream`, with
     `rpc.per_message` for every frame, then `rpc.serialise` on the receiver. Unary calls pay `rpc.per_call` each, and
@@ -144,34 +144,40 @@ class Lowering:
         Raises:
             EnvironmentLacks: as of `static`.
         """
-        work, costs, rpc = Workload(f"rpc-over-rdma {payload.name}"), self._one_sided_costs(), self.software.rpc
+        work, rpc = Workload(f"rpc-over-rdma {payload.name}"), self.software.rpc
         taken: list[int] = []
         for tensor in payload.tensors:
-            fragments, name, grade = -(-tensor.nbytes // FRAGMENT) + 1, tensor.name, costs.post.grade
-            pack = tensor.nbytes / rpc.serialise.value
-            packed = self._host(work, self.source, pack, (), f"pack {name}", rpc.serialise.grade)
-            cut = self._copied(work, payload, tensor, self.source, SENDER_COPIES, [packed])
-            post = self._host(work, self.source, fragments * costs.post.value, cut, f"post {name}", grade)
-            sent = self._transfer(work, payload, tensor.nbytes, f"send {name}", [post], copied=True)
-            poll = fragments * costs.completion.value
-            seen = self._host(work, self.target, poll, [sent], f"poll {name}", costs.completion.grade)
+            seconds, name, grade = tensor.nbytes / rpc.serialise.value, tensor.name, rpc.serialise.grade
+            ready = [self._host(work, self.source, seconds, (), f"pack {name}", grade)]
+            if not self.one_host:
+                ready = self._copied(work, payload, tensor, self.source, SENDER_COPIES, ready)
+            post = self._post(work, self.source, f"send {name}", ready)
+            sent = work.transfer(
+                self.source, self.target, tensor.nbytes, after=[post], name=f"send {name}",
+                stream="ring", cap=self.ring_rate(payload.nbytes),
+            )  # fmt: skip
+            seen = self._poll(work, self.target, [sent])
             joined = self._copied(work, payload, tensor, self.target, RECEIVER_COPIES, [seen])
-            taken.append(self._host(work, self.target, pack, joined, f"unpack {name}", rpc.serialise.grade))
+            taken.append(self._host(work, self.target, seconds, joined, f"unpack {name}", grade))
         self._word_back(work, taken[-1:], seen=True)
         return work
 
+    def ring_rate(self, nbytes: int) -> float:
+        """Bytes per second through a ring: no faster than fragments are posted and polled, nor, on one host, copied.
+
+        Args:
+            nbytes: of the whole payload.
+        """
+        costs = self._one_sided_costs()
+        slowest = max(costs.post.value, costs.completion.value)
+        rate = FRAGMENT / slowest if slowest else math.inf
+        return min(rate, self.software.memcpy.rate(nbytes)) if self.one_host else rate
+
     def _write(self, work: Workload, payload: Payload, nbytes: int, name: str, after: Sequence[int]) -> int:
         post = self._post(work, self.source, name, after)
-        return self._transfer(work, payload, nbytes, name, [post])
-
-    def _transfer(
-        self, work: Workload, payload: Payload, nbytes: int, name: str, after: Sequence[int], *, copied: bool = False
-    ) -> int:
         # One core copies one tensor after another; an adapter's writes are under way together and share its link.
-        # What a message's copy into the peer's ring takes on one host is among the copies already (`copied`).
         lane, cap = ("main", self._cap(payload)) if self.one_host else ("", math.inf)
-        nbytes = 0 if copied and self.one_host else nbytes
-        return work.transfer(self.source, self.target, nbytes, after=after, name=name, stream=lane, cap=cap)
+        return work.transfer(self.source, self.target, nbytes, after=[post], name=name, stream=lane, cap=cap)
 
     def _copied(
         self, work: Workload, payload: Payload, tensor: Tensor, device: str, times: int, after: Sequence[int]

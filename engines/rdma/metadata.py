@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engines.rdma.device import WORD, Access, Descriptor
-from engines.rdma.placement import ALIGN, ProtocolError, read_offer, require
+from engines.rdma.placement import ALIGN, LOOKS_PER_CHECK, ProtocolError, read_offer, require
 from engines.rdma.spec import ITEM_BYTES
 
 if TYPE_CHECKING:
@@ -185,8 +185,11 @@ class DynamicSender:
         Raises:
             ProtocolError: the receiver released a later step.
         """
+        looks = 0
         while (found := self._released[index]) < step:
-            self._events.check()
+            if looks % LOOKS_PER_CHECK == 0:
+                self._events.check()
+            looks += 1
             yield self._names[index], "release"
         if found > step:
             raise ProtocolError(f"{self._names[index]}: expected release of step {step}, found {found}")

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from emulation.units import render
+from engines.rdma.training.settings import METRICS as TRAINING_METRICS
+from engines.rdma.training.settings import Training
 from harness.api import Better, Bytes, EngineSpec, Metric, MetricKind, Problem
 
 if TYPE_CHECKING:
@@ -67,8 +69,8 @@ class Spec(EngineSpec):
     in new pages for every large message. `system`: glibc's defaults, which make gRPC several times slower on a
     virtual machine."""
 
-    # The section of a training job stands here: `training: Training | None = None` (engines.rdma.training.settings).
-    # It takes the place of `models` and `sizes`, which `check` then refuses beside it, and brings its own `ranks`.
+    training: Training | None = None
+    """Train a model over these transports instead of moving payloads; takes the place of `models` and `sizes`."""
 
     VERSION: ClassVar[str] = "2"
     METRICS: ClassVar[tuple[Metric, ...]] = (
@@ -93,17 +95,28 @@ class Spec(EngineSpec):
             "memcpy_bandwidth", "B/s", MetricKind.RATE, Better.HIGHER,
             "One thread copying the payload's tensors to memory of its own, in the same run", ("payload",),
         ),
+        *TRAINING_METRICS,
     )  # fmt: skip
 
     def ranks(self) -> int:
-        """A sender and a receiver."""
-        return 2
+        """A sender and a receiver, or those of the training job."""
+        return self.training.ranks if self.training else 2
 
     def check(self) -> Iterable[Problem]:
         """Cross-field mistakes."""
-        if not self.models and not self.sizes:
-            yield Problem(("models",), "there is nothing to move", "`models` or `sizes` (or both) with an item")
         yield from _repeated("transports", self.transports)
+        if self.training:
+            for field in ("models", "sizes"):
+                if getattr(self, field):
+                    yield Problem((field,), f"{field!r} beside `training`: a job moves its model's tensors", "only one")
+            if self.placement != "static":
+                yield Problem(("placement",), "a model's tensors have static shapes", "'static'")
+            yield from self.training.problems(self.transports)
+            return
+        if not self.models and not self.sizes:
+            yield Problem(
+                ("models",), "there is nothing to move", "`models`, `sizes` or `training` with something in it"
+            )
         yield from _repeated("models", self.models)
         yield from _repeated("sizes", [size_label(size) for size in self.sizes])
         yield from self._sizes()

@@ -75,7 +75,7 @@ def _worse(wire: Wire, fault: Fault, capacity: float) -> Wire:
 
     match fault:
         case Loss():
-            return replace(wire, loss=1 - (1 - wire.loss) * (1 - fault.p))
+            return replace(wire, loss=wire.loss + fault.p - wire.loss * fault.p)
         case Latency() if fault.jitter:
             # netem would let packets overtake one another, which go-back-N takes for losses.
             raise EnvironmentLacks(

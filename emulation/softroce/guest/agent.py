@@ -19,16 +19,63 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 CONTROL = Path("/control")
 GROUPS = Path("/sys/fs/cgroup")
+SCRATCH = Path("/run")
 KEPT = 1 << 20
 """Bytes kept of what a command prints where it prints into no file of the caller's."""
 EVERY = 2.0
 """Seconds between two looks at the counters."""
-ENTER = 'echo $$ > "$0/cgroup.procs" && exec "$@"'
-"""Run by a shell, which enters the control group whose folder is its name and becomes the command."""
+HELD = 'read -r go && exec "$@" < /dev/null'
+"""Run by a shell that becomes the command once it is told to: by then it is in its group, where signals find it."""
+
+
+class Group:
+    """A control group: every process that a command starts, whatever it does to leave."""
+
+    def __init__(self, name: str, memory: int) -> None:
+        self.folder = GROUPS / name
+        self.folder.mkdir()
+        if memory:
+            (self.folder / "memory.max").write_text(str(memory))
+
+    def take_in(self, pid: int) -> None:
+        """Let a process and all it will start belong to the group."""
+        (self.folder / "cgroup.procs").write_text(str(pid))
+
+    def signal(self, number: int) -> None:
+        """Send a signal to every process; KILL cannot be escaped by forking meanwhile."""
+        if number == signal.SIGKILL:
+            with contextlib.suppress(OSError):
+                (self.folder / "cgroup.kill").write_text("1")
+            return
+        with contextlib.suppress(OSError):
+            for pid in (self.folder / "cgroup.procs").read_text().split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), number)
+
+    def ran_out(self) -> bool:
+        """Whether the kernel killed a process for want of memory."""
+        with contextlib.suppress(OSError):
+            events = (self.folder / "memory.events").read_text().splitlines()
+            return any(line.startswith("oom_kill ") and line.split()[1] != "0" for line in events)
+        return False
+
+    def end(self) -> None:
+        """End what is left running, and remove the group once it is empty."""
+        for _ in range(100):
+            self.signal(signal.SIGKILL)
+            try:
+                self.folder.rmdir()
+            except OSError:
+                time.sleep(0.02)
+            else:
+                return
 
 
 def counters(root: Path = Path("/sys/class/infiniband")) -> dict[str, dict[str, int]]:
@@ -41,55 +88,37 @@ def counters(root: Path = Path("/sys/class/infiniband")) -> dict[str, dict[str, 
 
 
 class Task:
-    """A command in its control group."""
+    """A command in its group."""
 
     def __init__(self, agent: Agent, request: dict[str, Any]) -> None:
         self.agent = agent
         self.id = request["id"]
-        self.group = agent.groups / f"task{self.id}"
         self.timeout = request.get("timeout")
-        self.group.mkdir()
-        self.timed_out = False
         self.paths = {name: request.get(name) for name in ("output", "errors")}
         self.began = time.monotonic()
+        self.group = agent.group(f"task{self.id}", request.get("memory") or 0)
         try:
-            if limit := request.get("memory"):
-                (self.group / "memory.max").write_text(str(limit))
             self.process = self._start(request)
         except BaseException:
-            self.group.rmdir()
+            self.group.end()
             raise
         threading.Thread(target=self._wait, daemon=True).start()
 
     def signal(self, number: int) -> None:
-        """Send a signal to every process of the group; KILL cannot be escaped by forking meanwhile."""
-        if number == signal.SIGKILL and (self.group / "cgroup.kill").exists():
-            with contextlib.suppress(OSError):
-                (self.group / "cgroup.kill").write_text("1")
-            return
-        for pid in self._pids():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-
-    def _pids(self) -> list[int]:
-        try:
-            return [int(line) for line in (self.group / "cgroup.procs").read_text().split()]
-        except OSError:
-            return []
+        """Send a signal to the command and everything it started."""
+        self.group.signal(number)
 
     def _start(self, request: dict[str, Any]) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, **request.get("environment", {})}
-        files = []
+        files: list[int] = []
         try:
             for name in ("output", "errors"):
-                place = self.paths[name] or f"/run/task{self.id}.{name}"
-                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-                files.append(os.open(place, flags, 0o644))
-            return subprocess.Popen(
-                ["/bin/sh", "-c", ENTER, str(self.group), *request["command"]],
+                place = self.paths[name] or self._own_file(name)
+                files.append(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644))
+            process = subprocess.Popen(
+                ["/bin/sh", "-c", HELD, "sh", *request["command"]],
                 cwd=request.get("folder") or "/",
-                env=environment,
-                stdin=subprocess.DEVNULL,
+                env={**os.environ, **(request.get("environment") or {})},
+                stdin=subprocess.PIPE,
                 stdout=files[0],
                 stderr=files[1],
                 start_new_session=True,
@@ -97,57 +126,51 @@ class Task:
         finally:
             for file in files:
                 os.close(file)
+        assert process.stdin is not None
+        with process.stdin:
+            self.group.take_in(process.pid)
+            process.stdin.write(b"go\n")
+        return process
 
     def _wait(self) -> None:
+        timed_out = False
         try:
             code = self.process.wait(self.timeout)
         except subprocess.TimeoutExpired:
-            self.timed_out = True
+            timed_out = True
             self.signal(signal.SIGKILL)
-            # The shell that has not entered its group yet is known by its process alone.
-            self.process.kill()
             code = self.process.wait()
         seconds = time.monotonic() - self.began
-        out_of_memory = self._ran_out()
-        self._clear_group()
-        answer = {
-            "id": self.id,
-            "code": code,
-            "timed_out": self.timed_out,
-            "out_of_memory": out_of_memory,
-            "seconds": seconds,
-        }
-        for name in ("output", "errors"):
-            answer[name] = "" if self.paths[name] else _take(Path(f"/run/task{self.id}.{name}"))
+        out_of_memory = self.group.ran_out()
+        self.group.end()
+        told = {name: "" if path else _take(self._own_file(name)) for name, path in self.paths.items()}
         self.agent.note_counters()
         self.agent.forget(self.id)
-        self.agent.answer(answer)
+        self.agent.answer(
+            {
+                "id": self.id,
+                "code": code,
+                "timed_out": timed_out,
+                "out_of_memory": out_of_memory,
+                "seconds": seconds,
+                **told,
+            }
+        )
 
-    def _ran_out(self) -> bool:
-        with contextlib.suppress(OSError):
-            events = (self.group / "memory.events").read_text()
-            return any(line.startswith("oom_kill ") and line.split()[1] != "0" for line in events.splitlines())
-        return False
-
-    def _clear_group(self) -> None:
-        """End what the command left running, and remove its group once that is empty."""
-        for _ in range(100):
-            self.signal(signal.SIGKILL)
-            try:
-                self.group.rmdir()
-            except OSError:
-                time.sleep(0.02)
-            else:
-                return
+    def _own_file(self, name: str) -> Path:
+        return self.agent.scratch / f"task{self.id}.{name}"
 
 
 class Agent:
     """Carries out requests until the other end tells it to stop."""
 
-    def __init__(self, port: int, *, control: Path = CONTROL, groups: Path = GROUPS) -> None:
+    def __init__(
+        self, port: int, *, control: Path = CONTROL, scratch: Path = SCRATCH, group: Callable[[str, int], Any] = Group
+    ) -> None:
         self.port = port
         self.control = control
-        self.groups = groups
+        self.scratch = scratch
+        self.group = group
         self.tasks: dict[int, Task] = {}
         self._writing = threading.Lock()
         self._noting = threading.Lock()

@@ -40,10 +40,17 @@ class Setting:
         Raises:
             ProviderUnavailable: not here.
         """
-        return (
-            open_device(self.provider, capacity, **self.near),
-            open_device(self.provider, capacity, **self.far),
-        )
+        joint: dict[str, Any] = {}
+        if self.provider == "sim":
+            from engines.rdma.providers.sim.fabric import Fabric
+
+            joint["fabric"] = Fabric()
+        near = open_device(self.provider, capacity, **joint, **self.near)
+        try:
+            return near, open_device(self.provider, capacity, **joint, **self.far)
+        except BaseException:
+            near.close()
+            raise
 
     def probe(self, capacity: int) -> None:
         """Find out whether the provider can be used here.
@@ -93,6 +100,8 @@ class Pair:
             for device in devices:
                 undo.callback(device.close)
             self.near, self.far = End(devices[0], near), End(devices[1], far)
+            self.idlers = list(devices)
+            """Devices that are open, and give way."""
             for end in (self.near, self.far):
                 undo.callback(end.channel.close)
             self.connect()
@@ -125,42 +134,42 @@ class Pair:
             self._stack.callback(end.close)
         return ends
 
-    def progress(self) -> None:
-        """Let both ends look, then give way."""
+    def look(self) -> None:
+        """Let both ends take what completed."""
         self.near.collect()
         self.far.collect()
-        self.near.device.idle()
-        self.far.device.idle()
 
-    def until(self, condition: Callable[[], object], what: str, *, step: Callable[[], None] | None = None) -> None:
-        """Make progress until `condition` holds.
+    def give_way(self) -> None:
+        """Let time pass, for both: simulated time passes only when every device of a process has had its look."""
+        for device in self.idlers:
+            device.idle()
+
+    def until(self, condition: Callable[[], object], what: str, *, look: Callable[[], None] | None = None) -> None:
+        """Look, and give way, until `condition` holds.
 
         Raises:
-            Failure: it does not.
+            Failure: it does not in `WAIT_SECONDS`.
         """
         deadline = time.monotonic() + WAIT_SECONDS
+        (look or self.look)()
         while not condition():
             if time.monotonic() > deadline:
                 raise Failure(f"{what} did not come within {WAIT_SECONDS:g} s")
-            (step or self.progress)()
+            self.give_way()
+            (look or self.look)()
 
-    def near_only(self) -> None:
-        """Let only the near end look: the far one is busy elsewhere."""
-        self.near.collect()
-        self.near.device.idle()
-
-    def end_of(self, *tickets: Ticket, step: Callable[[], None] | None = None) -> list[Completion]:
+    def end_of(self, *tickets: Ticket, look: Callable[[], None] | None = None) -> list[Completion]:
         """Wait for the near end's tickets; the completion of each."""
         wanted = set(tickets)
         self.until(
-            lambda: wanted <= {c.ticket for c in self.near.done}, f"the end of ticket {_names(wanted)}", step=step
+            lambda: wanted <= {c.ticket for c in self.near.done}, f"the end of ticket {_names(wanted)}", look=look
         )
         ended = {c.ticket: c for c in self.near.done}
         return [ended[ticket] for ticket in tickets]
 
-    def status_of(self, ticket: Ticket, *, step: Callable[[], None] | None = None) -> Status:
+    def status_of(self, ticket: Ticket, *, look: Callable[[], None] | None = None) -> Status:
         """Wait for a ticket of the near end; how it ended."""
-        return self.end_of(ticket, step=step)[0].status
+        return self.end_of(ticket, look=look)[0].status
 
     def arrival(self) -> int:
         """Wait for the far end's next immediate."""

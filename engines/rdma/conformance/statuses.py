@@ -46,6 +46,4 @@ _SOFT_ROCE = {
 def allowed(provider: str, mistake: Mistake) -> frozenset[Status]:
     """The statuses in which a request with this mistake may end."""
     latitude = _SOFT_ROCE.get(mistake, set()) if provider == "verbs" else set()
-    if provider == "shm" and mistake is Mistake.STALE:
-        return frozenset({Status.STALE_REGION})
     return frozenset(_SPECIFICATION[mistake] | latitude)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engines.rdma.training.settings import Training
+from harness.api import HarnessError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,11 +35,6 @@ class Job:
         return cls(Training(**value["training"]), tuple(value["transports"]), value["signal"], provider)
 
     @property
-    def share(self) -> int:
-        """Samples of one worker in one step."""
-        return self.training.batch // self.training.workers
-
-    @property
     def has_server(self) -> bool:
         """Whether rank 0 holds the parameters; else every rank is a worker."""
         return self.training.algorithm == "parameter-server"
@@ -47,10 +43,6 @@ class Job:
     def workers(self) -> range:
         """Ranks that compute gradients."""
         return range(self.has_server, self.training.ranks)
-
-    def labels(self, transport: str) -> dict[str, str]:
-        """Of its measurements."""
-        return {"transport": transport, "model": self.training.model}
 
 
 def payload(training: Training, transports: Sequence[str], signal: str) -> Mapping[str, Any]:
@@ -67,3 +59,21 @@ def reached(losses: Sequence[float], *, target: float, window: int) -> int | Non
         if index + 1 >= window and total / window <= target:
             return index + 1
     return None
+
+
+def steps_to_loss(training: Training, losses: Sequence[float]) -> int:
+    """After how many steps the target of `convergence` was reached.
+
+    Raises:
+        HarnessError: it was not.
+    """
+    goal = training.convergence
+    assert goal is not None
+    steps = reached(losses, target=goal.target_loss, window=goal.window)
+    if steps is None:
+        latest = sum(losses[-goal.window :]) / len(losses[-goal.window :])
+        raise HarnessError(
+            f"{training.model} did not come down to a loss of {goal.target_loss:g} in {len(losses)} steps: "
+            f"it is {latest:.4g}; raise `steps` or the target, or change `learning_rate`"
+        )
+    return steps

@@ -122,7 +122,7 @@ def put_together(job: Job, transport: str, seed: int, around: Surroundings) -> O
 def batches(job: Job, rank: int, seed: int) -> Callable[[int], Batch]:
     """A worker's share of the batch of a step."""
     task, place = models.variant(job.training.model, job.training.size).task, job.workers.index(rank)
-    return lambda number: task.batch(number, job.training.batch, seed).share(place, job.training.workers)
+    return lambda number: task.batch(number, job.training.samples, seed).share(place, job.training.workers)
 
 
 def _optimizer(job: Job, replica: Replica) -> torch.optim.Optimizer:

@@ -48,8 +48,8 @@ class Training(Strict):
     """`parameter-server`: one process more holds the parameters; workers pull them and push gradients. `ring`: every
     worker holds them, and gradients are reduced over a ring."""
     workers: int = Field(default=2, ge=1, le=MOST_WORKERS)
-    batch: int = Field(default=8, ge=1, le=65536)
-    """Samples of one step, over all workers."""
+    batch: int = Field(default=4, ge=1, le=65536)
+    """Samples of each worker in one step."""
     steps: int = Field(default=5, ge=1, le=1_000_000)
     """Training steps; with `convergence`, the most."""
     learning_rate: float = Field(default=0.05, gt=0)
@@ -67,15 +67,13 @@ class Training(Strict):
         """Processes of a real run: the workers, and the parameter server where there is one."""
         return self.workers + (self.algorithm == "parameter-server")
 
+    @property
+    def samples(self) -> int:
+        """Of one step, over all workers."""
+        return self.batch * self.workers
+
     def problems(self, transports: Sequence[str]) -> Iterator[Problem]:
         """What does not fit together; paths start below `engine`."""
-        if self.batch % self.workers:
-            below = self.batch // self.workers * self.workers
-            yield Problem(
-                ("training", "batch"),
-                f"a batch of {self.batch} cannot be shared equally by {self.workers} workers",
-                f"{below} or {below + self.workers}" if below else f"{self.workers}",
-            )
         allowed = RING_TRANSPORTS if self.algorithm == "ring" else SERVER_TRANSPORTS
         for index, name in enumerate(transports):
             if name not in allowed:
@@ -94,7 +92,7 @@ def _any(names: Sequence[str]) -> str:
     return ", ".join(names[:-1]) + " or " + names[-1]
 
 
-_LABELS = ("transport", "model")
+_LABELS = ("transport",)
 
 METRICS = (
     Metric(

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from engines.rdma.tensors import Payload
     from engines.rdma.transports.base import Bytes1D
 
+LARGE_PAGE = 2**21
+"""Bytes of a large page on x86 and on most others; elsewhere a harmless rounding."""
+
 
 class Landing:
     """Places for a payload's tensors, their pages mapped, laid out as those of our own transports are."""
@@ -21,7 +24,9 @@ class Landing:
         import numpy as np
 
         slots = lay_out(tensor.nbytes for tensor in payload.tensors)
-        self.whole: Bytes1D = np.frombuffer(anonymous(extent(slots)), np.uint8)
+        # Whole large pages: a kernel that copies from process to process (NIXL's way) looks up every page it writes to.
+        nbytes = -(-max(extent(slots), 1) // LARGE_PAGE) * LARGE_PAGE
+        self.whole: Bytes1D = np.frombuffer(anonymous(nbytes), np.uint8)
         self.places: list[Bytes1D] = [self.whole[slot.offset : slot.offset + slot.nbytes] for slot in slots]
 
     def poison(self) -> None:

@@ -16,11 +16,13 @@ from engines.rdma.device import ProviderUnavailable
 from engines.rdma.providers import PROVIDERS
 
 PRESENT = [name for name in PROVIDERS if find_spec(f"engines.rdma.providers.{name}")]
+SHORT_WRITES = {"largest_write": 2**16}
+OPTIONS = {"sim": {"near": SHORT_WRITES, "far": SHORT_WRITES}, "verbs": {"near": SHORT_WRITES, "far": SHORT_WRITES}}
 
 
 @pytest.fixture(scope="module", params=PRESENT)
 def setting(request):
-    setting = Setting(request.param)
+    setting = Setting(request.param, **OPTIONS.get(request.param, {}))
     try:
         setting.probe(CAPACITY)
     except ProviderUnavailable as reason:

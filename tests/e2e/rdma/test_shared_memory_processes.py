@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from engines.rdma.device import WORD, Access, Descriptor
-from engines.rdma.placement import wait_for
 from engines.rdma.providers import open_device
 
 WRITER = Path(__file__).with_name("writer.py")
@@ -53,6 +52,12 @@ class Reader:
             assert self.channel.alive()
         return int.from_bytes(message, "little")
 
+    def wait_for(self, step):
+        while self.tail[0] != step:
+            self.device.idle()
+            assert self.tail[0] <= step
+            assert self.channel.alive() or self.tail[0] == step
+
     def whole(self, step):
         return bytes(self.slot.view[: self.nbytes]) == bytes([step % 256]) * self.nbytes
 
@@ -79,7 +84,7 @@ def test_whoever_sees_the_tail_sees_the_payload_in_another_process(reader):
     with reader.writer(1, 200) as process:
         for step in range(1, 201):
             assert reader.announced() == step
-            wait_for(reader.tail, 0, step, alive=reader.channel.alive, timeout=60, what="slot")
+            reader.wait_for(step)
             assert reader.whole(step)
             reader.acknowledge(step)
         assert process.wait(60) == 0
@@ -92,7 +97,7 @@ def test_a_writer_killed_in_a_write_never_leaves_a_new_tail_on_an_old_payload(re
     for attempt in range(5):
         with reader.writer(step, step + 1) as process:
             assert reader.announced() == step
-            wait_for(reader.tail, 0, step, alive=reader.channel.alive, timeout=60, what="slot")
+            reader.wait_for(step)
             assert reader.whole(step)
             reader.acknowledge(step)
             assert reader.announced() == step + 1

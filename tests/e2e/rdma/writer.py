@@ -6,7 +6,6 @@ import json
 import sys
 
 from engines.rdma.device import WORD, Access, Descriptor
-from engines.rdma.placement import wait_for
 from engines.rdma.providers import open_device
 
 
@@ -26,7 +25,10 @@ def main(order):
         sequence[0] = step
         channel.send(step.to_bytes(8, "little"))
         channel.write(source, target, offset=0, at=0, nbytes=nbytes + WORD, signaled=False)
-        wait_for(acknowledged, 0, step, alive=channel.alive, timeout=60, what="acknowledgement")
+        while acknowledged[0] != step:
+            device.idle()
+            channel.poll()
+            assert channel.alive()
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ def test_any_program_leaves_the_memory_and_the_arrivals_that_the_model_says(sett
         def finish():
             for side in sides:
                 side.look()
-            pair.progress()
+            pair.look()
 
         def finished():
             return all(
@@ -132,12 +132,12 @@ def test_any_program_leaves_the_memory_and_the_arrivals_that_the_model_says(sett
                 for side, other, model in zip(sides, reversed(sides), models, strict=True)
             )
 
-        pair.until(finished, "the end of the program", step=finish)
+        pair.until(finished, "the end of the program", look=finish)
         for side, model in zip(sides, models, strict=True):
             # Unsignalled requests say nothing; one that is signalled ends after them.
             side.read(0, 0, 0)
             model.read(0, 0, 0)
-        pair.until(finished, "the last read", step=finish)
+        pair.until(finished, "the last read", look=finish)
         for _ in range(2):
             finish()
         for side, other, model in zip(sides, reversed(sides), models, strict=True):

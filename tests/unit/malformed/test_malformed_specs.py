@@ -106,7 +106,7 @@ CASES = {
     "unknown choice of an engine field": (HEAD + "  dtype: float3\n", ["6:10 'engine.dtype' is the text 'float3'; expected one of 'float64', 'float32'"]),
     "unknown hardware": (HEAD + "on: {hardware: laptpo}\n", ["6:16 no hardware profile 'laptpo'; expected one of: "]),
     "hardware with a path": (HEAD + "on: {hardware: ../../etc/passwd}\n", ["6:16 no hardware profile '../../etc/passwd'"]),
-    "unknown backend": (HEAD + "on: {backend: emulate}\n", ["6:15 'on.backend' is the text 'emulate'; expected one of 'auto', 'local', 'emulated' or 'ray'; did you mean 'emulated'?"]),
+    "unknown backend": (HEAD + "on: {backend: emulate}\n", ["6:15 'on.backend' is the text 'emulate'; expected one of 'auto', 'local', 'emulated', 'ray' or 'softroce'; did you mean 'emulated'?"]),
     "unknown paper": (HEAD + "paper: rmda\n", ["6:8 no paper 'rmda' under results/published"]),
     "unknown metric in an expectation": (HEAD + "expect:\n  - {metric: steptime}\n", ["7:14 no metric 'steptime'; expected one that the engine declares: step_time"]),
     "unknown metric in a table": (HEAD + "tables:\n  - {rows: transport, value: [step_time, bandwith]}\n", ["7:42 no metric 'bandwith'"]),

@@ -34,10 +34,10 @@ def every_signalled_request_completes_once_in_order(pair: Pair) -> None:
     def receive() -> None:
         nonlocal received
         received += pair.far.channel.receive() is not None
-        pair.progress()
+        pair.look()
 
-    pair.until(lambda: len(pair.near.done) >= 60, "60 completions", step=receive)
-    pair.until(lambda: received >= 20, "20 messages", step=receive)
+    pair.until(lambda: len(pair.near.done) >= 60, "60 completions", look=receive)
+    pair.until(lambda: received >= 20, "20 messages", look=receive)
     found = [(c.ticket, c.operation, c.status, c.nbytes) for c in pair.near.done]
     equal(found, wanted, "completions")
     equal(sorted(t for t, *_ in wanted), [t for t, *_ in wanted], "tickets, which must rise")
@@ -90,9 +90,8 @@ def a_poll_hands_out_at_most_as_many_as_were_asked_for(pair: Pair) -> None:
         some = pair.near.channel.poll(3)
         expect(len(some) <= 3, f"poll(3) returned {len(some)} completions")
         found.extend(c.ticket for c in some)
-        pair.near.device.idle()
 
-    pair.until(lambda: len(found) == 10, "ten completions", step=look)
+    pair.until(lambda: len(found) == 10, "ten completions", look=look)
     equal(found, tickets, "tickets completed")
     equal(list(pair.near.channel.poll()), [], "completions after the last")
 

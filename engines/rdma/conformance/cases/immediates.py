@@ -59,7 +59,8 @@ def immediates_wait_for_a_slow_receiver_in_order(pair: Pair) -> None:
         if index % 50 == 0:
             channel.send(index.to_bytes(4, "little"))
     for _ in range(20):
-        pair.near_only()
+        pair.near.collect()
+        pair.give_way()
     immediates: list[int] = []
     messages: list[int] = []
 
@@ -69,9 +70,9 @@ def immediates_wait_for_a_slow_receiver_in_order(pair: Pair) -> None:
             immediates.append(imm)
         if message is not None:
             messages.append(int.from_bytes(message, "little"))
-        pair.progress()
+        pair.look()
 
-    pair.until(lambda: len(immediates) >= count and len(messages) >= 10, f"{count} immediates", step=take)
+    pair.until(lambda: len(immediates) >= count and len(messages) >= 10, f"{count} immediates", look=take)
     equal(immediates, list(range(count)), "immediates")
     equal(messages, list(range(0, count, 50)), "messages")
     wanted = [ticket for index, ticket in enumerate(tickets) if index % 7 == 0]

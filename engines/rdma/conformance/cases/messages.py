@@ -51,9 +51,10 @@ def a_receiver_that_is_not_ready_is_waited_for(pair: Pair) -> None:
     """With retries without end, messages wait as long as it takes."""
     channel = pair.near.channel
     tickets = [channel.send(bytes([index])) for index in range(40)]
-    pair.until(lambda: pair.near.done, "the first completion", step=pair.near_only)
+    pair.until(lambda: pair.near.done, "the first completion", look=pair.near.collect)
     for _ in range(200):
-        pair.near_only()
+        pair.near.collect()
+        pair.give_way()
     expect(len(pair.near.done) < 40, "all 40 messages fit into a queue of depth 4 that nobody emptied")
     equal(channel.state, ChannelState.READY, "the state while waiting")
     equal([pair.message() for _ in range(40)], [bytes([index]) for index in range(40)], "messages")
@@ -64,7 +65,7 @@ def a_receiver_that_is_not_ready_is_waited_for(pair: Pair) -> None:
 def a_receiver_that_is_never_ready_is_an_error(pair: Pair) -> None:
     """After the retries that were asked for; what fitted arrived, what followed is flushed."""
     tickets = [pair.near.channel.send(bytes([index])) for index in range(40)]
-    statuses = [c.status for c in pair.end_of(*tickets, step=pair.near_only)]
+    statuses = [c.status for c in pair.end_of(*tickets, look=pair.near.collect)]
     sent = statuses.index(next(status for status in statuses if status is not Status.SUCCESS))
     expect(sent >= 4, f"a queue of depth 4 took {sent} messages")
     kinds = allowed(pair.setting.provider, Mistake.NOT_READY)
@@ -91,10 +92,10 @@ def channels_of_one_device_do_not_mix(pair: Pair) -> None:
 
     def collect() -> None:
         done.extend(near.poll())
-        pair.progress()
+        pair.look()
 
     ticket = near.write(source, target, offset=0, at=4, nbytes=8)
-    pair.until(lambda: len(done) == 3, "the end of the second channel's requests", step=collect)
+    pair.until(lambda: len(done) == 3, "the end of the second channel's requests", look=collect)
     equal(near.state, ChannelState.ERROR, f"the channel of request {ticket}")
     equal(pair.near.channel.state, ChannelState.READY, "the other channel")
     ticket = pair.near.channel.write(source, target, offset=0, at=0, nbytes=8)

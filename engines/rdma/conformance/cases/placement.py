@@ -113,9 +113,9 @@ def writes_are_placed_in_the_order_posted(pair: Pair) -> None:
         second, first = seen[1], seen[0]
         expect(first >= second >= latest, f"word 1 says {second} after {latest}, while word 0 says {first}")
         latest = second
-        pair.progress()
+        pair.look()
 
-    pair.end_of(*tickets, step=look)
+    pair.end_of(*tickets, look=look)
     equal(list(seen), [300, 300], "both words after the last write")
     words.release()
     seen.release()

@@ -32,7 +32,7 @@ def requests_to_a_peer_that_was_killed_end_in_time(pair: Pair) -> None:
         victim.connect(channel.address())
         remote = victim.target
         ticket = channel.write(local, remote, offset=0, at=0, nbytes=2**20)
-        equal(pair.status_of(ticket, step=pair.near_only), Status.SUCCESS, "a write while the peer lived")
+        equal(pair.status_of(ticket, look=pair.near.collect), Status.SUCCESS, "a write while the peer lived")
         victim.kill()
         pair.near.done.clear()
         ends_in_time(pair, [
@@ -61,7 +61,7 @@ def a_peer_killed_while_writes_are_outstanding_ends_each_of_them_once(pair: Pair
         tickets = [channel.write(local, victim.target, offset=0, at=0, nbytes=2**20) for _ in range(20)]
         victim.kill()
         tickets.append(channel.write(local, victim.target, offset=0, at=0, nbytes=8))
-        statuses = [c.status for c in pair.end_of(*tickets, step=pair.near_only)]
+        statuses = [c.status for c in pair.end_of(*tickets, look=pair.near.collect)]
     equal([c.ticket for c in pair.near.done], tickets, "completions, once each, in order")
     sent = statuses.count(Status.SUCCESS)
     kinds = allowed(pair.setting.provider, Mistake.KILLED)

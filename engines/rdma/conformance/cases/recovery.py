@@ -96,7 +96,7 @@ def a_reset_ends_whatever_is_outstanding(pair: Pair) -> None:
     channel = pair.near.channel
     tickets = [channel.send(bytes([index])) for index in range(40)]
     channel.reset()
-    done = pair.end_of(*tickets, step=pair.near.collect)
+    done = pair.end_of(*tickets, look=pair.near.collect)
     equal([c.ticket for c in pair.near.done], tickets, "completions, once each, in order")
     statuses = [c.status for c in done]
     sent = statuses.count(Status.SUCCESS)
@@ -115,7 +115,7 @@ def a_request_on_a_channel_that_is_not_connected_is_flushed(pair: Pair) -> None:
     _, remote = pair.far.published(8)
     pair.near.channel.reset()
     ticket = pair.near.channel.write(local, remote, offset=0, at=0, nbytes=8)
-    equal(pair.status_of(ticket, step=pair.near.collect), Status.FLUSHED, "a write before connecting")
+    equal(pair.status_of(ticket, look=pair.near.collect), Status.FLUSHED, "a write before connecting")
 
 
 def _end_of_peer(pair: Pair, leave: Callable[[], None], what: str) -> None:
@@ -138,7 +138,7 @@ def ends_in_time(pair: Pair, posts: list[Callable[[], int]], what: str) -> None:
     """Requests to a peer that is gone end, the first with `GONE`, in bounded time."""
     start = pair.near.device.clock()
     tickets = [post() for post in posts]
-    statuses = [c.status for c in pair.end_of(*tickets, step=pair.near_only)]
+    statuses = [c.status for c in pair.end_of(*tickets, look=pair.near.collect)]
     took = pair.near.device.clock() - start
     kinds = allowed(pair.setting.provider, Mistake.GONE)
     expect(statuses[0] in kinds, f"a request {what} ended {statuses[0]}, not {' or '.join(kinds)}")
@@ -165,6 +165,7 @@ def requests_to_a_device_that_was_closed_end_in_time(pair: Pair) -> None:
     def leave() -> None:
         pair.far.channel.close()
         pair.far.device.close()
+        pair.idlers.remove(pair.far.device)
 
     _end_of_peer(pair, leave, "to a closed device")
 

@@ -183,7 +183,7 @@ def nothing_is_written_through_a_descriptor_from_before_a_reset(pair: Pair) -> N
     )  # fmt: skip
     # A forger can copy the epoch; the key is another one all the same.
     _refused(
-        pair, Mistake.REMOTE, "a write through a stale descriptor with the new epoch",
+        pair, Mistake.STALE, "a write through a stale descriptor with the new epoch",
         lambda: pair.near.channel.write(local, replace(stale, epoch=remote.epoch), offset=0, at=0, nbytes=64),
         fresh.view,
     )  # fmt: skip

@@ -10,15 +10,19 @@ processors would need a release barrier before those stores (`stlr`, `lwsync`), 
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from engines.rdma.device import WORD, Access, ChannelState, Completion, Operation, Status, Ticket
-from engines.rdma.providers.shm.mailbox import Mailbox, extent
+from engines.rdma.providers.shm.mailbox import ERROR, READY, STATE, Mailbox, extent
 from engines.rdma.providers.shm.peer import Address, Peer
 from engines.rdma.providers.shm.segment import Segment
+from engines.rdma.providers.shm.table import OPEN
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from engines.rdma.device import ChannelOptions, Descriptor, Region
     from engines.rdma.providers.shm.device import SharedMemoryDevice
 
@@ -26,34 +30,20 @@ RNR_SECONDS = 0.01
 """Pause that one receiver-not-ready retry stands for; on Soft-RoCE two retries took 20 ms (measured)."""
 FOREVER = 7
 """`ChannelOptions.rnr_retries` that never gives up."""
-_OPEN = (ChannelState.UNCONNECTED, ChannelState.READY)
+_READ, _WRITE = int(Access.REMOTE_READ), int(Access.REMOTE_WRITE)
+_LOCAL_WRITE = int(Access.LOCAL_WRITE)
+_SUCCESS = Status.SUCCESS
+_word = struct.Struct("<Q").unpack_from
 
 
-class _Request(NamedTuple):
-    """A write or a read."""
+class _Held(NamedTuple):
+    """A request that waits for room in the peer's mailbox."""
 
     ticket: Ticket
     operation: Operation
-    local: Region
-    remote: Descriptor
-    offset: int
-    at: int
     nbytes: int
-    imm: int | None = None
-    signaled: bool = True
-
-
-class _Message(NamedTuple):
-    """A send."""
-
-    ticket: Ticket
-    content: bytes
-    operation: Operation = Operation.SEND
-    signaled: bool = True
-
-    @property
-    def nbytes(self) -> int:
-        return len(self.content)
+    signaled: bool
+    carry_out: Callable[[], Status | None]
 
 
 class SharedMemoryChannel:
@@ -61,10 +51,11 @@ class SharedMemoryChannel:
 
     def __init__(self, device: SharedMemoryDevice, options: ChannelOptions) -> None:
         self._device = device
+        self._home = device.home
         self._options = options
         self._peer: Peer | None = None
         self._completions: deque[Completion] = deque()
-        self._held: deque[_Request | _Message] = deque()
+        self._held: deque[_Held] = deque()
         self._deadline = 0.0
         """When the first held request will have been retried often enough."""
         self._next: Ticket = 0
@@ -83,12 +74,12 @@ class SharedMemoryChannel:
 
     def address(self) -> str:
         """Process, files and inodes (JSON)."""
-        self._device.home.check()
+        self._home.check()
         return Address.of(self._device.uid, self._device.segment.place, self._segment.place).to_json()
 
     def connect(self, address: str) -> None:
         """Map the peer's memory and mailbox."""
-        self._device.home.check()
+        self._home.check()
         if self.state is not ChannelState.UNCONNECTED or self._peer is not None:
             raise ValueError(f"a channel is connected once; this one is {self.state}: reset it first")
         self._peer = Peer(Address.from_json(address))
@@ -109,26 +100,52 @@ class SharedMemoryChannel:
         """Copy into the peer's memory; the last whole word goes last, alone, and then the immediate."""
         if imm is not None and not 0 <= imm < 2**32:
             raise ValueError(f"an immediate is a 32-bit unsigned number, got {imm}")
-        return self._post(_Request(self._next, Operation.WRITE, source, target, offset, at, nbytes, imm, signaled))
+        # No completion vouches for an unsignaled write, so the kernel is not asked whether anybody will see it.
+        if self._held:
+            status = None
+        else:
+            status = self._access(_WRITE, source, target, offset, at, nbytes, imm, signaled)
+            if status is _SUCCESS and not signaled:
+                # The usual case, without another call.
+                ticket = self._next
+                self._next = ticket + 1
+                return ticket
+        return self._post(
+            status, Operation.WRITE, nbytes, signaled,
+            lambda: self._access(_WRITE, source, target, offset, at, nbytes, imm, signaled),
+        )  # fmt: skip
 
     def read(self, target: Region, source: Descriptor, *, offset: int, at: int, nbytes: int) -> Ticket:
         """Copy out of the peer's memory."""
-        return self._post(_Request(self._next, Operation.READ, target, source, offset, at, nbytes))
+        status = None if self._held else self._access(_READ, target, source, offset, at, nbytes, None, True)
+        return self._post(
+            status, Operation.READ, nbytes, True,
+            lambda: self._access(_READ, target, source, offset, at, nbytes, None, True),
+        )  # fmt: skip
 
     def send(self, message: bytes) -> Ticket:
         """Append to the peer's mailbox."""
-        return self._post(_Message(self._next, message))
+        status = None if self._held else self._send(message)
+        return self._post(status, Operation.SEND, len(message), True, lambda: self._send(message))
 
-    def _post(self, request: _Request | _Message) -> Ticket:
-        self._device.home.check()
+    def _post(
+        self,
+        status: Status | None,
+        operation: Operation,
+        nbytes: int,
+        signaled: bool,
+        carry_out: Callable[[], Status | None],
+    ) -> Ticket:
+        """Give a request its ticket, and note how it ended, or that it is held back (None)."""
+        request = _Held(self._next, operation, nbytes, signaled, carry_out)
         self._next += 1
-        if self._held:
-            self._held.append(request)
-            self._advance()
-        elif not self._carry_out(request):
+        if status is not None:
+            self._end(request, status)
+            return request.ticket
+        if not self._held:
             self._deadline = self._retries_end()
-            self._held.append(request)
-            self._advance()
+        self._held.append(request)
+        self._advance()
         return request.ticket
 
     def _retries_end(self) -> float:
@@ -137,97 +154,122 @@ class SharedMemoryChannel:
     def _advance(self) -> None:
         """Carry out held requests until the peer's mailbox is full again."""
         while self._held:
-            if not self._carry_out(self._held[0]):
+            status = self._held[0].carry_out()
+            if status is None:
                 if self._options.rnr_retries == FOREVER or self._device.clock() < self._deadline:
                     return
-                self._end(self._held[0], Status.RECEIVER_NOT_READY)
-            self._held.popleft()
+                status = Status.RECEIVER_NOT_READY
+            self._end(self._held.popleft(), status)
             self._deadline = self._retries_end()
 
-    def _carry_out(self, request: _Request | _Message) -> bool:
-        """Do what was asked; False if the peer has no room for it now."""
-        peer = self._peer
-        if peer is None or self.state is not ChannelState.READY:
-            status: Status | None = Status.FLUSHED
-        elif not peer.alive() or peer.mailbox.state not in _OPEN:
-            status = Status.RETRY_EXCEEDED
-        elif isinstance(request, _Message):
-            status = _send(peer, request)
-        else:
-            status = self._access(peer, request)
-        if status is not None:
-            self._end(request, status)
-        return status is not None
+    def _end(self, request: _Held, status: Status) -> None:
+        if status is not _SUCCESS:
+            if not self._closed and self._mailbox.state is not ChannelState.UNCONNECTED:
+                self._mailbox.state = ChannelState.ERROR
+        elif not request.signaled:
+            return
+        self._completions.append(Completion(request.ticket, request.operation, status, request.nbytes))
 
-    def _access(self, peer: Peer, request: _Request) -> Status | None:
-        _, operation, local, remote, offset, at, nbytes, imm, _ = request
-        if offset < 0 or nbytes < 0 or offset + nbytes > local.nbytes or not self._device.owns(local):
+    def _access(
+        self,
+        need: int,
+        local: Region,
+        remote: Descriptor,
+        offset: int,
+        at: int,
+        nbytes: int,
+        imm: int | None,
+        ask: bool,
+    ) -> Status | None:
+        """Carry out a write or a read (`need`) if nothing forbids it; None if the peer has no room for `imm` now.
+
+        This is on the path of every request, so that what would read better as five calls is one.
+        """
+        if not self._home.here:
+            self._home.check()
+        peer = self._peer
+        if peer is None or self._mailbox.words[STATE] != READY:
+            return Status.FLUSHED
+        table, words = peer.table, peer.mailbox.words
+        if not table.words[OPEN] or words[STATE] > READY or (ask and not peer.runs()):
+            return Status.RETRY_EXCEEDED
+        device = self._device
+        outside = offset < 0 or nbytes < 0 or offset + nbytes > local.nbytes
+        if outside or device.regions.get(local.number) is not local:
             return Status.LOCAL_PROTECTION
-        reading = operation is Operation.READ
-        if reading and not local.access & Access.LOCAL_WRITE:
+        if need == _READ and not local.access & _LOCAL_WRITE:
             return Status.LOCAL_PROTECTION
-        need = Access.REMOTE_READ if reading else Access.REMOTE_WRITE
-        status = Status.REMOTE_ACCESS
-        if remote.device == peer.uid:
-            status = peer.table.check(remote, at, nbytes, need)
-        if status is not Status.SUCCESS:
+        status = table.check(remote, at, nbytes, need) if remote.device == peer.uid else Status.REMOTE_ACCESS
+        if status is not _SUCCESS:
             # As with queue pairs, a forbidden access is an error of both ends.
-            peer.mailbox.state = ChannelState.ERROR
+            words[STATE] = ERROR
             return status
         if imm is not None and not peer.mailbox.room_for_immediate():
             return None
-        start = remote.address + at
-        count = self._device.count
-        if reading:
+        start, count = remote.address + at, device.count
+        if need == _READ:
             local.view[offset : offset + nbytes] = peer.bytes[start : start + nbytes]
             count.reads += 1
             count.read_bytes += nbytes
-            return status
-        _place(peer, local.view[offset : offset + nbytes], start, nbytes)
+            return _SUCCESS
+        _place(peer, local.view, offset, start, nbytes)
         if imm is not None:
             peer.mailbox.put_immediate(imm)
         count.writes += 1
         count.written_bytes += nbytes
-        return status
+        return _SUCCESS
 
-    def _end(self, request: _Request | _Message, status: Status) -> None:
-        succeeded = status is Status.SUCCESS
-        if not succeeded and not self._closed and self._mailbox.state is not ChannelState.UNCONNECTED:
-            self._mailbox.state = ChannelState.ERROR
-        if succeeded and request.operation is Operation.SEND:
-            self._device.count.sends += 1
-        if request.signaled or not succeeded:
-            self._completions.append(Completion(request.ticket, request.operation, status, request.nbytes))
+    def _send(self, message: bytes) -> Status | None:
+        self._home.check()
+        peer = self._peer
+        if peer is None or self._mailbox.words[STATE] != READY:
+            return Status.FLUSHED
+        if not peer.table.words[OPEN] or peer.mailbox.words[STATE] > READY or not peer.runs():
+            return Status.RETRY_EXCEEDED
+        if len(message) > peer.mailbox.message_bytes:
+            peer.mailbox.words[STATE] = ERROR
+            return Status.REMOTE_INVALID
+        if not peer.mailbox.room():
+            return None
+        peer.mailbox.put(message)
+        self._device.count.sends += 1
+        return _SUCCESS
 
     def receive(self) -> bytes | None:
         """The next message of the peer."""
-        self._device.home.check()
+        self._home.check()
         message = None if self._closed else self._mailbox.take()
-        self._device.count.receives += message is not None
+        if message is not None:
+            self._device.count.receives += 1
         return message
 
     def arrived(self) -> int | None:
         """The next immediate of the peer."""
-        self._device.home.check()
+        self._home.check()
         imm = None if self._closed else self._mailbox.take_immediate()
-        self._device.count.receives += imm is not None
+        if imm is not None:
+            self._device.count.receives += 1
         return imm
 
-    def poll(self, most: int = 64) -> list[Completion]:
-        """Up to `most` completions, oldest first."""
-        self._device.home.check()
+    def poll(self, most: int = 64) -> Sequence[Completion]:
+        """Up to `most` completions, oldest first; what is held back gets on, too."""
+        self._home.check()
         if self._held:
             self._advance()
+        if not self._completions:
+            return ()
         return [self._completions.popleft() for _ in range(min(most, len(self._completions)))]
 
     def alive(self) -> bool:
         """Whether the peer's process runs, with its device and its end of the channel open."""
         peer = self._peer
-        return peer is not None and peer.alive() and peer.mailbox.state is not ChannelState.CLOSED
+        if peer is None or not peer.table.is_open or peer.mailbox.state is ChannelState.CLOSED:
+            return False
+        return peer.runs()
 
     def reset(self) -> None:
         """Flush what is held back, and start over with a new mailbox."""
-        self._device.home.check()
+        self._home.check()
         for request in self._held:
             self._completions.append(Completion(request.ticket, request.operation, Status.FLUSHED, request.nbytes))
         self._held.clear()
@@ -242,7 +284,7 @@ class SharedMemoryChannel:
 
     def _drop(self) -> None:
         if not self._closed:
-            if self._device.home.here:
+            if self._home.here:
                 # A forked child gives back its own mapping and leaves the parent's channel as it is.
                 self._mailbox.state = ChannelState.CLOSED
             self._closed = True
@@ -253,23 +295,14 @@ class SharedMemoryChannel:
             self._peer = None
 
 
-def _send(peer: Peer, message: _Message) -> Status | None:
-    if message.nbytes > peer.mailbox.message_bytes:
-        peer.mailbox.state = ChannelState.ERROR
-        return Status.REMOTE_INVALID
-    if not peer.mailbox.room():
-        return None
-    peer.mailbox.put(message.content)
-    return Status.SUCCESS
-
-
-def _place(peer: Peer, source: memoryview, address: int, nbytes: int) -> None:
+def _place(peer: Peer, source: memoryview, offset: int, address: int, nbytes: int) -> None:
+    """Copy `nbytes` from `offset` in `source` to `address` in the peer's memory."""
+    end = offset + nbytes
     if nbytes < WORD or (address + nbytes) % WORD:
-        peer.bytes[address : address + nbytes] = source
+        peer.bytes[address : address + nbytes] = source[offset:end]
         return
-    body = nbytes - WORD
-    if body:
-        peer.bytes[address : address + body] = source[:body]
+    if nbytes > WORD:
+        peer.bytes[address : address + nbytes - WORD] = source[offset : end - WORD]
     # A block copy may store its end first, so the word that vouches for the rest is stored by itself, after it and
     # with one aligned 64-bit store.
-    peer.words[(address + body) // WORD] = int.from_bytes(source[body:], "little")
+    peer.words[(address + nbytes) // WORD - 1] = _word(source, end - WORD)[0]

@@ -120,9 +120,9 @@ class Peer:
         self._segments.append(segment)
         return segment
 
-    def alive(self) -> bool:
-        """Whether the process runs and its device is open."""
-        return self.table.is_open and not self._exit.poll(0)
+    def runs(self) -> bool:
+        """Whether its process has not ended: asks the kernel."""
+        return not self._exit.poll(0)
 
     def close(self) -> None:
         """Unmap the peer's memory."""

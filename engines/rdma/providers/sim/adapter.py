@@ -13,7 +13,7 @@ the wire and the engine's at the other end.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any
 
 from emulation.units import picoseconds
@@ -35,6 +35,14 @@ PORT, ENGINE, BUS = 0, 1, 2
 """Stages behind it."""
 
 
+COUNTERS = (
+    "sent_pkts", "rcvd_pkts", "lost_pkts", "retransmissions", "duplicate_request", "out_of_seq_request",
+    "rcvd_seq_err", "send_rnr_err", "rcvd_rnr_err", "completer_retry_err", "retry_exceeded_err",
+    "retry_rnr_exceeded_err", "timeouts", "context_misses",
+)  # fmt: skip
+"""Those that Soft-RoCE has too have its names."""
+
+
 class Adapter:
     """What hangs on a fabric under a name, and runs queue pairs."""
 
@@ -44,8 +52,7 @@ class Adapter:
         self.name = name
         self.mtu = mtu
         self.quantum = quantum
-        self.wire: Counter[str] = Counter()
-        """Its own counters; those that Soft-RoCE has too have its names."""
+        self.wire = dict.fromkeys(COUNTERS, 0)
         self.receiver_wait = picoseconds(costs.receiver_timer)
         """Picoseconds that a peer is told to wait when no buffer is posted for its message."""
         self.placed_by = 0
@@ -158,7 +165,7 @@ class Adapter:
     def _carry(self, flight: Flight, done: list[int], target: Adapter) -> None:
         """Put on the wire what the port is done with (of a burst: its first packet) then."""
         nbytes = flight.burst.groups[0][1]
-        arrives = done[-1] + self._lead(nbytes, target) + self.fabric.delay()
+        arrives = done[-1] + self._lead(nbytes, target) + self.fabric.delay(self.name, target.name)
         self.fabric.at(arrives, target.arrive, flight, arrives, self)
 
     def _lead(self, nbytes: int, target: Adapter) -> int:
@@ -194,7 +201,7 @@ class Adapter:
     def _both(self, nbytes: int, sender: Adapter) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Services and lags of a packet from the sender's engine to this adapter's bus."""
         service, lag = sender._stages(nbytes)
-        flight = self.fabric.delay() + sender._lead(nbytes, self)
+        flight = self.fabric.propagation(sender.name, self.name) + sender._lead(nbytes, self)
         return (*service, *self._services(nbytes)), (*lag, flight, 0, 0)
 
     def _services(self, nbytes: int) -> tuple[int, ...]:
@@ -225,7 +232,7 @@ class Adapter:
         if self.fabric.lost():
             self.wire["lost_pkts"] += 1
         elif target is not None:
-            flight = self.costs.wire(0) + self.fabric.delay() + target.costs.packet_time
+            flight = self.costs.wire(0) + self.fabric.delay(self.name, target.name) + target.costs.packet_time
             self.fabric.draw(self.name, "acknowledgements", reply.answer, when, when + flight, psn=reply.psn)
             self.fabric.at(when + flight, target.replied, reply)
 

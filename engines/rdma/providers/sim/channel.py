@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 PROVIDER = "sim"
 PSN_BITS = 24
 FIELDS: dict[str, type] = {"provider": str, "adapter": str, "pair": int, "mtu": int, "psn": int}
+MTUS = (256, 512, 1024, 2048, 4096)
+"""Bytes; of the InfiniBand specification."""
+MOST_PAIRS = 2**24
 STATES = {State.INIT: ChannelState.UNCONNECTED, State.RTS: ChannelState.READY, State.ERROR: ChannelState.ERROR}
 
 
@@ -77,11 +80,13 @@ class SimulatedChannel:
 
     def address(self) -> str:
         """Adapter, queue pair, MTU and first packet number (JSON)."""
+        self._device.home.check()
         values = (PROVIDER, self._pair.here.adapter, self._pair.here.number, self._device.adapter.mtu, self._psn)
         return json.dumps(dict(zip(FIELDS, values, strict=True)), sort_keys=True)
 
     def connect(self, address: str) -> None:
         """Join with the peer's end, which must hang on the same fabric."""
+        self._device.home.check()
         if self.state is not ChannelState.UNCONNECTED:
             raise ValueError(f"a channel is connected once; this one is {self.state}: reset it first")
         peer = _parse(address)
@@ -147,6 +152,8 @@ class SimulatedChannel:
         return self._post([Request(0, Operation.SEND, len(message), True, message=bytes(message))], len(message), True)
 
     def _post(self, requests: list[Request], nbytes: int, signaled: bool) -> Ticket:
+        self._device.home.check()
+        self._device.fabric.acted()
         ticket = self._next
         self._next += 1
         for place, request in enumerate(requests, start=1):
@@ -172,6 +179,7 @@ class SimulatedChannel:
         self._drain()
 
     def _drain(self) -> None:
+        self._device.home.check()
         while (entry := self._queue.take()) is not None:
             self._enter(entry)
         if not self._pair.works:
@@ -237,6 +245,7 @@ class SimulatedChannel:
         self._drain()
         if not found:
             return None
+        self._device.fabric.acted()
         self._device.count.receives += 1
         self._pair.post_buffer()
         return found.popleft()
@@ -244,6 +253,8 @@ class SimulatedChannel:
     def poll(self, most: int = 64) -> list[Completion]:
         """Up to `most` completions, oldest first."""
         self._drain()
+        if self._completions:
+            self._device.fabric.acted()
         return [self._completions.popleft() for _ in range(min(most, len(self._completions)))]
 
     def alive(self) -> bool:
@@ -252,6 +263,7 @@ class SimulatedChannel:
 
     def reset(self) -> None:
         """Flush what is outstanding, and start over with a new queue pair."""
+        self._device.home.check()
         self._drop()
         self._closed = False
         self._open()
@@ -283,7 +295,7 @@ def _pieces(nbytes: int, longest: int) -> Iterator[tuple[int, int]]:
 def _parse(text: str) -> dict[str, Any]:
     try:
         peer = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidDescriptor(f"the address of a channel must be JSON: {error}") from None
     if not isinstance(peer, dict) or set(peer) != set(FIELDS):
         raise InvalidDescriptor(f"the address of a simulated channel must have exactly the fields {', '.join(FIELDS)}")
@@ -291,6 +303,7 @@ def _parse(text: str) -> dict[str, Any]:
         value = peer[name]
         if not isinstance(value, kind) or isinstance(value, bool) or (isinstance(value, int) and value < 0):
             raise InvalidDescriptor(f"{name!r} of a channel's address is not a valid {kind.__name__}: {value!r}")
-    if peer["provider"] != PROVIDER or not peer["mtu"]:
-        raise InvalidDescriptor(f"not the address of a simulated channel: {text}")
+    possible = peer["mtu"] in MTUS and peer["psn"] < 2**PSN_BITS and 0 < peer["pair"] < MOST_PAIRS
+    if peer["provider"] != PROVIDER or not possible:
+        raise InvalidDescriptor(f"no simulated channel has this address: {text[:200]}")
     return peer

@@ -6,7 +6,7 @@ import mmap
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from emulation.units import PICOSECONDS_PER_SECOND
+from emulation.units import PICOSECONDS_PER_SECOND, picoseconds
 from engines.rdma.arena import Arena
 from engines.rdma.device import (
     Access,
@@ -18,9 +18,10 @@ from engines.rdma.device import (
     Traits,
     Unavailable,
 )
+from engines.rdma.fork import Home
 from engines.rdma.memory import anonymous
 from engines.rdma.providers.sim.adapter import Adapter
-from engines.rdma.providers.sim.channel import PROVIDER, SimulatedChannel
+from engines.rdma.providers.sim.channel import MTUS, PROVIDER, SimulatedChannel
 from engines.rdma.providers.sim.costs import Costs
 from engines.rdma.providers.sim.memory import ProtectionTable
 from engines.rdma.providers.sim.processor import ChargedLedger, Processor
@@ -32,7 +33,6 @@ ARENA = 1 << 32
 """Address of an arena's first byte; other registered memory gets addresses behind the arena."""
 LARGEST_WRITE = 2**31
 """Bytes of the longest message that the InfiniBand specification allows."""
-MTUS = (256, 512, 1024, 2048, 4096)
 QUANTUM = 64 * 1024
 
 
@@ -73,6 +73,7 @@ class SimulatedDevice:
         """
         if mtu not in MTUS:
             raise ValueError(f"an MTU is one of {', '.join(map(str, MTUS))} bytes, got {mtu}")
+        self.home = Home("this simulated device")
         self.costs = costs or Costs()
         self.completions = completions
         self.fabric = fabric
@@ -92,6 +93,8 @@ class SimulatedDevice:
         self._beyond = ARENA + capacity + mmap.PAGESIZE
         self._channels: list[SimulatedChannel] = []
         self._seen = fabric.instants
+        self._acts = -1
+        """`Fabric.acts` when this device last idled in vain."""
         self._charge_registration(capacity)
 
     def _charge_registration(self, nbytes: int) -> None:
@@ -99,6 +102,7 @@ class SimulatedDevice:
 
     def allocate(self, nbytes: int, *, access: Access, align: int = 64) -> Region:
         """A zeroed region of the arena; its pages were registered with the arena's."""
+        self.home.check()
         address = self._arena.take(nbytes, align)
         view = self._memory[address - ARENA : address - ARENA + nbytes]
         dirty = min(address + nbytes, self._touched) - address
@@ -109,6 +113,7 @@ class SimulatedDevice:
 
     def register(self, buffer: memoryview, *, access: Access) -> Region:
         """Register memory in place; takes the processor's time."""
+        self.home.check()
         if not buffer.c_contiguous:
             raise ProviderUnavailable(
                 Unavailable.MEMORY, "memory with gaps cannot be registered; make the tensor contiguous first"
@@ -129,6 +134,7 @@ class SimulatedDevice:
 
     def channel(self, options: ChannelOptions | None = None) -> SimulatedChannel:
         """An unconnected end."""
+        self.home.check()
         channel = SimulatedChannel(self, options or ChannelOptions())
         self._channels.append(channel)
         return channel
@@ -137,17 +143,25 @@ class SimulatedDevice:
         """Let virtual time go on to the next instant at which there is something new to see.
 
         Raises:
-            Deadlock: nothing is under way.
+            Deadlock: nothing is under way, and nobody did anything since it idled last; with what adapters wait for.
         """
+        self.home.check()
         for channel in self._channels:
             channel.progress()
-        if self._seen == self.fabric.instants:
-            self.fabric.advance()
+        if self._seen == self.fabric.instants and not self.fabric.advance():
+            # An error only if nobody has posted or found anything either since this device idled last.
+            if self._acts == self.fabric.acts:
+                raise self.fabric.deadlock()
+            self._acts = self.fabric.acts
         self._seen = self.fabric.instants
 
     def clock(self) -> float:
         """Virtual seconds on this rank's processor."""
         return self.processor.time / PICOSECONDS_PER_SECOND
+
+    def wait_until(self, moment: float) -> None:
+        """Do nothing until `clock` says so much; of no effect if it is past."""
+        self.processor.work(max(0, picoseconds(moment) - self.processor.time), "wait")
 
     def counters(self) -> Counters:
         """What it has done so far."""
@@ -161,6 +175,7 @@ class SimulatedDevice:
 
     def reset(self) -> None:
         """Free and unregister everything; a new epoch begins."""
+        self.home.check()
         self.protection.clear()
         self._arena.reset()
 

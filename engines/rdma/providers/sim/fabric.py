@@ -94,11 +94,15 @@ class Fabric:
         self._keeps_timeline = timeline
         self._ports: dict[str, Any] = {}
         self._joined: dict[str, set[str]] = {}
+        self._everywhere = picoseconds(self.wire.propagation)
+        self._apart: dict[tuple[str, str], int] = {}
         self._trace = hashlib.blake2b(digest_size=32)
         self._names = 0
         self._stirred = False
         self.instants = 0
         """How often time was advanced."""
+        self.acts = 0
+        """How often software posted something, or found something."""
 
     @property
     def now(self) -> int:
@@ -160,38 +164,49 @@ class Fabric:
         event = self.env.timeout(max(0, when - self.now))
         event.callbacks.append(lambda _: action(*args))
 
+    def acted(self) -> None:
+        """Software posted something, or found something."""
+        self.acts += 1
+
     def stir(self) -> None:
         """Something changed that software can see: memory, a completion, or that time passes in vain."""
         self._stirred = True
 
-    def advance(self) -> None:
-        """Go on to the next instant at which software can see something new.
-
-        Raises:
-            Deadlock: nothing is under way; with what every adapter waits for.
-        """
+    def advance(self) -> bool:
+        """Go on to the next instant at which software can see something new; False if nothing is under way."""
         self._stirred = False
-        self.instants += 1
         nothing = float("inf")
         while not self._stirred:
             instant = self.env.peek()
             if instant == nothing:
-                raise Deadlock(f"nothing is under way at {self.now / PICOSECONDS_PER_SECOND:.9f} s; {self._waits()}")
+                return False
             while self.env.peek() == instant:
                 self.env.step()
+        self.instants += 1
+        return True
 
-    def _waits(self) -> str:
+    def deadlock(self) -> Deadlock:
+        """The error for whoever waits although nothing is under way, with what every adapter waits for."""
         waits = [f"{name}: {text}" for name, port in self._ports.items() if (text := port.describe())]
-        return "; ".join(waits) or "no adapter has a request outstanding"
+        what = "; ".join(waits) or "no adapter has a request outstanding"
+        return Deadlock(f"nothing is under way at {self.now / PICOSECONDS_PER_SECOND:.9f} s; {what}")
 
     def lost(self) -> bool:
         """Whether the next packet is."""
         return self.wire.loss > 0 and self.random.random() < self.wire.loss
 
-    def delay(self) -> int:
-        """Picoseconds that the next packet is under way."""
+    def space(self, left: str, right: str, propagation: float) -> None:
+        """Say how many seconds two adapters are apart, each way, where that is not what the wire says."""
+        self._apart[left, right] = self._apart[right, left] = picoseconds(propagation)
+
+    def propagation(self, left: str, right: str) -> int:
+        """Picoseconds from one adapter to another."""
+        return self._apart.get((left, right), self._everywhere)
+
+    def delay(self, left: str, right: str) -> int:
+        """Picoseconds that the next packet from one to the other is under way."""
         wire = self.wire
-        base = picoseconds(wire.propagation)
+        base = self.propagation(left, right)
         if wire.reorder and self.random.random() < wire.reorder:
             base += picoseconds(self.random.uniform(0.0, wire.detour))
         return base

@@ -36,7 +36,7 @@ class ProtectionTable:
         self._chance = chance
         self._remote: dict[int, Entry] = {}
         self._local: dict[int, Entry] = {}
-        self._stale: set[int] = set()
+        self._used: set[int] = set()
         self._number = 0
         self.nothing = Entry(Region(0, 0, 0, 0, 0, Access(0), 0, memoryview(b"")), live=False)
         """What a request for no bytes reaches, whatever its key."""
@@ -54,14 +54,14 @@ class ProtectionTable:
     def _key(self) -> int:
         while True:
             key = self._chance.getrandbits(KEY_BITS)
-            if key not in self._remote and key not in self._local and key not in self._stale:
+            if key not in self._used:
+                self._used.add(key)
                 return key
 
     def clear(self) -> None:
-        """Take every region out; their keys are stale from now on."""
-        for rkey, entry in self._remote.items():
+        """Take every region out; their keys open nothing from now on."""
+        for entry in self._remote.values():
             entry.live = False
-            self._stale.add(rkey)
         self._remote.clear()
         self._local.clear()
         self._number = 0
@@ -77,10 +77,13 @@ class ProtectionTable:
         return entry if inside and need in region.access else None
 
     def remote(self, rkey: int, address: int, nbytes: int, need: Access) -> tuple[Status, Entry | None]:
-        """What a peer's request reaches, or why it does not."""
+        """What a peer's request reaches, or why it does not.
+
+        Packets carry a key and no epoch, so a key from before a reset is like any other that was never given out.
+        """
         entry = self._remote.get(rkey)
         if entry is None:
-            return (Status.STALE_REGION if rkey in self._stale else Status.REMOTE_ACCESS), None
+            return Status.REMOTE_ACCESS, None
         region = entry.region
         inside = region.offset <= address and address + nbytes <= region.offset + region.nbytes
         return (Status.SUCCESS, entry) if inside and need in region.access else (Status.REMOTE_ACCESS, None)

@@ -95,6 +95,8 @@ class Requester:
         self._timer_runs = False
         self._reached = psn
         """Number after the highest that the responder said it has, where a read before it is still open."""
+        self._visible = 0
+        """When software can see all that was read; a completion also stands for what was not signalled before it."""
         self._missing = -1
         """Number that a response gap was already answered for."""
 
@@ -168,9 +170,11 @@ class Requester:
         again = min(burst.psn + burst.psns, self._highest) - burst.psn
         if again > 0:
             self._pair.adapter.wire["retransmissions"] += 1 if burst.kind is Kind.READ else again
+        if burst.psn <= self._acknowledged:
+            # The timer runs from the oldest packet not acknowledged: what follows it puts nothing off.
+            self._watch(departure)
         self._cursor = burst.psn + burst.psns
         self._highest = max(self._highest, self._cursor)
-        self._watch(departure)
 
     def _watch(self, start: int) -> None:
         """Expect to hear something within the timeout."""
@@ -256,8 +260,12 @@ class Requester:
     def _retire(self) -> None:
         """Complete what is done, in order."""
         pair = self._pair
-        while self._requests and self._requests[0].end <= self._acknowledged:
+        while self._requests:
             request = self._requests[0]
+            if request.operation is Operation.READ and request.complete:
+                self._progress(max(request.end, self._reached))
+            if request.end > self._acknowledged:
+                break
             if not request.complete:
                 self._await_response(request)
                 return
@@ -299,8 +307,6 @@ class Requester:
         self._take(request, burst, placed)
         if in_order:
             self._progress(request.first + request.received)
-        elif request is self._requests[0] and request.complete:
-            self._progress(max(request.end, self._reached))
         else:
             self._watch(self._pair.adapter.fabric.now)
         self._retire()
@@ -324,6 +330,7 @@ class Requester:
 
     def _complete(self, request: Request, status: Status) -> None:
         pair = self._pair
+        self._visible = max(self._visible, request.visible)
         if request.signaled or status is not Status.SUCCESS:
-            visible = max(pair.adapter.fabric.now + pair.adapter.costs.visible_time, request.visible)
+            visible = max(pair.adapter.fabric.now + pair.adapter.costs.visible_time, self._visible)
             pair.queue.push(CompletionEntry(status, request.number), visible)

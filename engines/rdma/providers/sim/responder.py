@@ -1,8 +1,8 @@
 """The receiving half of a reliable-connected queue pair: packets in order, protection, buffers, answers.
 
-With adaptive routing in the fabric packets overtake each other. Then the bytes of writes go to memory as they come,
-each packet knowing its place, while everything that is promised in order (acknowledgements, immediates, messages)
-waits until nothing before is missing. That is what makes a tail word unsafe there, and an immediate not.
+With adaptive routing in the fabric packets overtake each other. Then the bytes of a write go to memory as they come,
+each packet knowing its place, while everything that is promised in order (acknowledgements, immediates, messages, the
+next write) waits until nothing before is missing. That is what makes a tail word unsafe there, and an immediate not.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class Responder:
         self._message = bytearray()
         self._early: dict[int, tuple[Burst, int]] = {}
         """Packets ahead of their turn, and when software sees what they brought."""
-        self._answers: deque[Response | Reply] = deque()
-        """Responses to send, and acknowledgements that must not overtake them."""
+        self._answers: deque[Response | tuple[Reply, int]] = deque()
+        """Responses to send, and acknowledgements that must not overtake them, with when they are ready."""
         self._answered = 0
         """When the last acknowledgement was sent."""
         self._visible = 0
@@ -96,7 +96,8 @@ class Responder:
         if burst.psn in self._early or len(self._early) >= FARTHEST:
             return
         visible = 0
-        if burst.kind is Kind.WRITE and burst.data:
+        begins = burst.psn - burst.offset // burst.mtu
+        if burst.kind is Kind.WRITE and burst.data and begins <= self._expected:
             status, entry = self._reach(burst, Access.REMOTE_WRITE)
             if entry is None:
                 # Refused when its turn comes; what is before it must be answered first.
@@ -140,7 +141,7 @@ class Responder:
         if burst.data and not visible:
             assert entry is not None
             self._place(burst, entry, placed)
-        self._accept(burst, processed)
+        self._accept(burst, placed)
         if burst.imm is not None:
             self._buffers -= 1
             self._deliver(CompletionEntry(Status.SUCCESS, imm=burst.imm), placed)
@@ -157,7 +158,7 @@ class Responder:
             self._buffers -= 1
             self._message = bytearray()
         self._message += burst.data
-        self._accept(burst, processed)
+        self._accept(burst, placed)
         if burst.last:
             self._deliver(CompletionEntry(Status.SUCCESS, message=bytes(self._message)), placed)
 
@@ -175,10 +176,11 @@ class Responder:
     def _deliver(self, entry: CompletionEntry, placed: int) -> None:
         self._pair.queue.push(entry, self._seen(placed))
 
-    def _accept(self, burst: Burst, processed: int) -> None:
+    def _accept(self, burst: Burst, placed: int) -> None:
+        """Acknowledged once the bus has it, so that what a requester knows to be done is there for others to see."""
         self._expected = burst.psn + burst.psns
         if burst.acknowledge:
-            self._answer(Answer.ACK, self._expected - 1, processed)
+            self._answer(Answer.ACK, self._expected - 1, placed)
 
     def _not_ready(self, processed: int) -> None:
         self._pair.adapter.wire["send_rnr_err"] += 1
@@ -196,7 +198,7 @@ class Responder:
         wait = pair.adapter.receiver_wait if answer is Answer.NOT_READY else 0
         reply = Reply(answer, pair.here, pair.there, psn, status, wait)
         if self._answers:
-            self._answers.append(reply)
+            self._answers.append((reply, processed))
         else:
             self._reply(reply, processed)
 
@@ -240,7 +242,9 @@ class Responder:
     def sent(self, departure: int) -> None:
         """A burst of the response leaves; behind the last one go the acknowledgements that waited for it."""
         response = self._answers[0]
+        self._answered = max(self._answered, departure)
         if isinstance(response, Response) and response.left == 0:
             self._answers.popleft()
-            while self._answers and isinstance(self._answers[0], Reply):
-                self._reply(self._answers.popleft(), departure)
+            while self._answers and not isinstance(self._answers[0], Response):
+                reply, ready = self._answers.popleft()
+                self._reply(reply, ready)

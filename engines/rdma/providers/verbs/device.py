@@ -59,6 +59,10 @@ class OwnMemory:
         self._device.count.registered_bytes -= self.view.nbytes
 
 
+SOFT_ROCE_PAUSE = 100e-6
+"""Seconds: yielding is not enough, as a guest that never halts keeps its host's processor from carrying its packets."""
+
+
 class VerbsDevice:
     """A `Device` over an RDMA adapter."""
 
@@ -119,6 +123,7 @@ class VerbsDevice:
                 "mtu": str(128 << found.mtu),
             },
         )
+        self._pause = SOFT_ROCE_PAUSE if driver == SOFT_ROCE else 0.0
         self.ledger = CopyLedger()
         self.home = Home("this verbs device")
         self.count = Counters()
@@ -222,8 +227,11 @@ class VerbsDevice:
             count.sends += 1
 
     def idle(self) -> None:
-        """Yield the processor: Soft-RoCE needs it to move the bytes."""
-        os.sched_yield()
+        """Give way; to Soft-RoCE for a while, which needs the processor to move the bytes."""
+        if self._pause:
+            time.sleep(self._pause)
+        else:
+            os.sched_yield()
 
     def clock(self) -> float:
         """Wall time."""
