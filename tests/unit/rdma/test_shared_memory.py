@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from engines.rdma.device import (
     Access,
     ChannelOptions,
     ChannelState,
+    HarnessError,
     InvalidDescriptor,
     ProviderUnavailable,
     Status,
@@ -22,7 +24,8 @@ from engines.rdma.device import (
 )
 from engines.rdma.memory import LARGE_PAGE
 from engines.rdma.providers import open_device
-from engines.rdma.providers.shm.mailbox import BrokenMailbox, Mailbox, extent
+from engines.rdma.providers.shm import channel as channel_module
+from engines.rdma.providers.shm.mailbox import BUSY, BrokenMailbox, Mailbox, extent
 from engines.rdma.providers.shm.segment import Place, Segment
 from engines.rdma.providers.shm.table import HEADER, REGIONS
 
@@ -187,6 +190,36 @@ def test_a_descriptor_from_before_a_reset_is_called_stale(devices, ends):
     far.reset()
     ends[0].write(source, stale, offset=0, at=0, nbytes=64)
     assert [c.status for c in ends[0].poll()] == [Status.SUCCESS, Status.STALE_REGION]
+
+
+@pytest.mark.parametrize("leave", ["device reset", "channel reset", "channel close"])
+def test_memory_is_not_taken_away_under_a_write_that_is_under_way(monkeypatch, devices, ends, leave):
+    near, far = devices
+    source, target = near.allocate(64, access=EVERYTHING), far.describe(far.allocate(64, access=EVERYTHING))
+    actions = {"device reset": far.reset, "channel reset": ends[1].reset, "channel close": ends[1].close}
+    taking = threading.Thread(target=actions[leave])
+    still = []
+
+    def place(*arguments):
+        taking.start()
+        taking.join(0.1)
+        still.append(taking.is_alive())
+
+    monkeypatch.setattr(channel_module, "_place", place)
+    ends[0].write(source, target, offset=0, at=0, nbytes=64)
+    taking.join()
+    assert still == [True]
+    ends[0].write(source, target, offset=0, at=0, nbytes=64)
+    assert [c.status for c in ends[0].poll()][1] in (Status.STALE_REGION, Status.RETRY_EXCEEDED)
+
+
+def test_a_peer_that_was_stopped_in_a_write_is_not_waited_for_without_end(monkeypatch, devices, ends):
+    monkeypatch.setattr(channel_module, "QUIESCE_SECONDS", 0.01)
+    ends[0]._peer.mailbox.words[BUSY] = 1
+    with pytest.raises(HarnessError, match=r"in the middle of an access for 0\.01 s"):
+        devices[1].reset()
+    ends[0]._peer.mailbox.words[BUSY] = 0
+    devices[1].reset()
 
 
 @pytest.fixture

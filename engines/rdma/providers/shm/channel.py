@@ -14,8 +14,9 @@ import struct
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from engines.rdma.device import WORD, Access, ChannelState, Completion, Operation, Status, Ticket
-from engines.rdma.providers.shm.mailbox import ERROR, READY, STATE, Mailbox, extent
+from engines.rdma.device import WORD, Access, ChannelState, Completion, HarnessError, Operation, Status, Ticket
+from engines.rdma.providers.shm import barrier
+from engines.rdma.providers.shm.mailbox import BUSY, ERROR, READY, STATE, Mailbox, extent
 from engines.rdma.providers.shm.peer import Address, Peer
 from engines.rdma.providers.shm.segment import Segment
 from engines.rdma.providers.shm.table import OPEN
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 RNR_SECONDS = 0.01
 """Pause that one receiver-not-ready retry stands for; on Soft-RoCE two retries took 20 ms (measured)."""
+QUIESCE_SECONDS = 10.0
+"""A write of many gigabytes is over by then; a process that was stopped in the middle of one is not."""
 FOREVER = 7
 """`ChannelOptions.rnr_retries` that never gives up."""
 _READ, _WRITE = int(Access.REMOTE_READ), int(Access.REMOTE_WRITE)
@@ -191,33 +194,38 @@ class SharedMemoryChannel:
         if peer is None or self._mailbox.words[STATE] != READY:
             return Status.FLUSHED
         table, words = peer.table, peer.mailbox.words
-        if not table.words[OPEN] or words[STATE] > READY or (ask and not peer.runs()):
-            return Status.RETRY_EXCEEDED
-        device = self._device
-        outside = offset < 0 or nbytes < 0 or offset + nbytes > local.nbytes
-        if outside or device.regions.get(local.number) is not local:
-            return Status.LOCAL_PROTECTION
-        if need == _READ and not local.access & _LOCAL_WRITE:
-            return Status.LOCAL_PROTECTION
-        status = table.check(remote, at, nbytes, need) if remote.device == peer.uid else Status.REMOTE_ACCESS
-        if status is not _SUCCESS:
-            # As with queue pairs, a forbidden access is an error of both ends.
-            words[STATE] = ERROR
-            return status
-        if imm is not None and not peer.mailbox.room_for_immediate():
-            return None
-        start, count = remote.address + at, device.count
-        if need == _READ:
-            local.view[offset : offset + nbytes] = peer.bytes[start : start + nbytes]
-            count.reads += 1
-            count.read_bytes += nbytes
+        # Said before anything is looked up: what is found then stays so until the access is over (`quiesce`).
+        words[BUSY] = 1
+        try:
+            if not table.words[OPEN] or words[STATE] > READY or (ask and not peer.runs()):
+                return Status.RETRY_EXCEEDED
+            device = self._device
+            outside = offset < 0 or nbytes < 0 or offset + nbytes > local.nbytes
+            if outside or device.regions.get(local.number) is not local:
+                return Status.LOCAL_PROTECTION
+            if need == _READ and not local.access & _LOCAL_WRITE:
+                return Status.LOCAL_PROTECTION
+            status = table.check(remote, at, nbytes, need) if remote.device == peer.uid else Status.REMOTE_ACCESS
+            if status is not _SUCCESS:
+                # As with queue pairs, a forbidden access is an error of both ends.
+                words[STATE] = ERROR
+                return status
+            if imm is not None and not peer.mailbox.room_for_immediate():
+                return None
+            start, count = remote.address + at, device.count
+            if need == _READ:
+                local.view[offset : offset + nbytes] = peer.bytes[start : start + nbytes]
+                count.reads += 1
+                count.read_bytes += nbytes
+                return _SUCCESS
+            _place(peer, local.view, offset, start, nbytes)
+            if imm is not None:
+                peer.mailbox.put_immediate(imm)
+            count.writes += 1
+            count.written_bytes += nbytes
             return _SUCCESS
-        _place(peer, local.view, offset, start, nbytes)
-        if imm is not None:
-            peer.mailbox.put_immediate(imm)
-        count.writes += 1
-        count.written_bytes += nbytes
-        return _SUCCESS
+        finally:
+            words[BUSY] = 0
 
     def _send(self, message: bytes) -> Status | None:
         self._home.check()
@@ -277,6 +285,18 @@ class SharedMemoryChannel:
         self._open_mailbox()
         self._closed = False
 
+    def quiesce(self) -> None:
+        """Wait until the peer is not in the middle of an access; one that begins later will find what changed before.
+
+        Raises:
+            HarnessError: the peer lives, and does not come to an end.
+        """
+        peer, deadline = self._peer, self._device.clock() + QUIESCE_SECONDS
+        while not self._closed and self._mailbox.busy and peer is not None and peer.runs():
+            if self._device.clock() > deadline:
+                raise HarnessError(f"the peer has been in the middle of an access for {QUIESCE_SECONDS:g} s")
+            self._device.idle()
+
     def close(self) -> None:
         """Unmap the peer's memory, and give the mailbox back."""
         if not self._closed:
@@ -287,6 +307,8 @@ class SharedMemoryChannel:
             if self._home.here:
                 # A forked child gives back its own mapping and leaves the parent's channel as it is.
                 self._mailbox.state = ChannelState.CLOSED
+                barrier.everywhere()
+                self.quiesce()
             self._closed = True
             self._mailbox.close()
             self._segment.close()

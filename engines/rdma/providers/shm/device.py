@@ -12,6 +12,7 @@ import os
 import secrets
 import time
 from dataclasses import replace
+from weakref import WeakSet
 
 from engines.rdma.arena import Arena
 from engines.rdma.copies import CopyLedger
@@ -26,6 +27,7 @@ from engines.rdma.device import (
     Unavailable,
 )
 from engines.rdma.fork import Home
+from engines.rdma.providers.shm import barrier
 from engines.rdma.providers.shm.channel import SharedMemoryChannel
 from engines.rdma.providers.shm.segment import Segment
 from engines.rdma.providers.shm.table import HEADER, REGIONS, Table
@@ -56,11 +58,13 @@ class SharedMemoryDevice:
         self._arena = Arena(HEADER, HEADER + capacity)
         self._touched = HEADER
         """End of the memory that was ever handed out, and may hold something."""
+        self._channels: WeakSet[SharedMemoryChannel] = WeakSet()
         self.regions: dict[int, Region] = {}
         """Live ones by number; what else a caller hands in as its own is refused."""
         self._epoch = 1
         self._closed = False
         self.table.open(self.uid, self._epoch)
+        barrier.register()
 
     def allocate(self, nbytes: int, *, access: Access, align: int = 64) -> Region:
         """A zeroed region of the arena."""
@@ -113,7 +117,9 @@ class SharedMemoryDevice:
     def channel(self, options: ChannelOptions | None = None) -> SharedMemoryChannel:
         """An unconnected end."""
         self.home.check()
-        return SharedMemoryChannel(self, options or ChannelOptions())
+        channel = SharedMemoryChannel(self, options or ChannelOptions())
+        self._channels.add(channel)
+        return channel
 
     def idle(self) -> None:
         """Yield the processor: the peer may be waiting for it."""
@@ -132,6 +138,10 @@ class SharedMemoryDevice:
         self.home.check()
         self._epoch += 1
         self.table.reset(self._epoch)
+        # Whoever looked before the epoch changed may still write; nobody may when the memory is given out again.
+        barrier.everywhere()
+        for channel in self._channels:
+            channel.quiesce()
         self.regions.clear()
         self._arena.reset()
         self.count.registered_bytes = 0

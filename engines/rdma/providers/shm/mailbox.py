@@ -15,7 +15,7 @@ from engines.rdma.device import WORD, ChannelState, HarnessError, InvalidDescrip
 _MAGIC = int.from_bytes(b"HRDMABOX", "little")
 # Words of the header; those that different processes store to lie on different cache lines.
 _MARK, _PLACES, _MESSAGE_BYTES = 0, 1, 2
-STATE = 8
+STATE, BUSY = 8, 18
 _MESSAGES_PUT, _IMMEDIATES_PUT = 16, 17
 _MESSAGES_TAKEN, _IMMEDIATES_TAKEN = 24, 25
 _HEADER = 256
@@ -75,6 +75,11 @@ class Mailbox:
     @state.setter
     def state(self, state: ChannelState) -> None:
         self.words[STATE] = _STATES.index(state)
+
+    @property
+    def busy(self) -> bool:
+        """Whether the peer is in the middle of an access to this end's device."""
+        return bool(self.words[BUSY])
 
     def room(self) -> bool:
         """Whether a message fits."""
