@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from emulation.softroce import Cluster, Host, Task, Wire
     from harness.trial import Trial
 
+WARM = "/run/warm"
+"""Socket in a guest at which ranks are forked."""
+RANK = f'mkdir -p "$0" && exec python3 -m harness.execution.warm run {WARM} "$1"'
 POLL = 0.05
 BOOT = 240.0
 """Seconds until every guest must answer."""
@@ -101,6 +104,11 @@ class GuestGroup:
         """
         if not self._cluster.up:
             self._cluster.await_up(BOOT)
+            for host in self._cluster.hosts:
+                host.start(["python3", "-m", "harness.execution.warm", "serve", WARM])
+            for host in self._cluster.hosts:
+                # Where it does not start, ranks start without it.
+                host.run(["sh", "-c", f"until [ -S {WARM} ]; do sleep 0.05; done"], timeout=30)
         for host, wire in zip(self._cluster.hosts, self._wires, strict=True):
             host.set_wire(wire)
         return self._cluster.about()
@@ -133,7 +141,7 @@ class GuestGroup:
             data_limit=self._trial.limits.memory,
         ).write(place)
         task = host.start(
-            ["sh", "-c", 'mkdir -p "$0" && exec python3 -m harness.execution.alone "$1"', self._scratch, str(place)],
+            ["sh", "-c", RANK, self._scratch, str(place)],
             output=str(place / STDOUT),
             errors=str(place / STDERR),
             memory=self._trial.limits.memory,

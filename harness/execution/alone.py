@@ -12,19 +12,19 @@ import signal
 import sys
 import traceback
 from pathlib import Path
+from typing import NoReturn
 
 from harness.execution import child
 from harness.execution.assignment import Assignment
 from harness.execution.zygote import limit_data
 
 
-def main() -> None:
-    """Carry out the assignment in the directory named on the command line; does not return."""
+def carry_out(directory: Path) -> NoReturn:
+    """Carry out the assignment in a directory as the last thing this process does."""
     code = child.EXIT_JOURNAL
     try:
         faulthandler.enable()
         faulthandler.register(signal.SIGTERM, chain=True)
-        directory = Path(sys.argv[1])
         if limit := Assignment.read(directory).data_limit:
             limit_data(limit)
         code = child.carry_out(directory)
@@ -37,6 +37,11 @@ def main() -> None:
             except OSError:
                 continue
         os._exit(code)
+
+
+def main() -> NoReturn:
+    """Carry out the assignment in the directory named on the command line."""
+    carry_out(Path(sys.argv[1]))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def test_harness_commands_in_the_text_parse(page):
     for line in re.findall(r"^(?:    |\$ )(?:\.venv/bin/)?(harness [^\n#]*)", page.read_text("utf-8"), re.MULTILINE):
         verb, *arguments = shlex.split(line)[1:]
         assert verb in cli.VERBS or verb.startswith("-"), line
-        cli.parser().parse_args([verb, *arguments])
+        cli._parsed([verb, *arguments])
 
 
 def test_every_runtime_dependency_has_its_sentence():

@@ -56,7 +56,7 @@ def test_on_keeps_the_targets_of_a_backend_or_makes_one(project, text, on, expec
 @pytest.mark.parametrize(
     ("on", "message"),
     [
-        ("emulatd", "--on:1:1: error: no backend 'emulatd'; expected one of auto, local, emulated, emulated:PROFILE, ray, ray://HOST:PORT; did you mean 'emulated'?"),
+        ("emulatd", "--on:1:1: error: no backend 'emulatd'; expected one of auto, local, emulated, emulated:PROFILE, softroce, softroce:PROFILE, ray, ray://HOST:PORT; did you mean 'emulated'?"),
         ("ray://", "--on:1:1: error: 'ray://' names no Ray cluster; expected ray://HOST:PORT, as in ray://head:10001"),
         ("ray://head", "--on:1:1: error: 'ray://head' names no Ray cluster; expected ray://HOST:PORT, as in ray://head:10001"),
         ("emulated:laptpo", "--on:1:1: error: no hardware profile 'laptpo'"),
