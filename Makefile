@@ -14,6 +14,9 @@ help: ## list the targets
 run: $(VENV)/.run ## install, run specs/quickstart.yaml, print its table and where the report lies
 	$(BIN)/harness run specs/quickstart.yaml
 
+# Without what they ask for: NIXL's wheels would have pip look for CUDA packages, and neither needs any here.
+PEERS := nixl nixl-cu12 mooncake-transfer-engine-non-cuda
+
 setup: $(VENV)/.test ## install everything the tests and the checks need into .venv
 
 $(VENV)/.venv:
@@ -28,9 +31,10 @@ $(VENV)/.run: $(VENV)/.venv pyproject.toml .constraints.txt
 # The CPU build by its own name: `torch==2.13.0` alone would let pip take the CUDA build and its gigabytes.
 # Where no CPU build is offered, the tests that need torch are skipped and say so.
 $(VENV)/.test: $(VENV)/.run
-	$(INSTALL) -e '.[rdma,ray,report,completion,test]'
+	$(INSTALL) -e '.[rdma,verbs,ray,report,completion,test]'
 	@if command -v nvidia-smi >/dev/null; then $(INSTALL) 'torch==2.13.0' -e '.[gpu,models]'; \
 	 else $(INSTALL) 'torch==2.13.0+cpu' -e '.[models]' || echo "no CPU build of torch 2.13.0 here: tests that need it are skipped"; fi
+	@$(INSTALL) --no-deps $(PEERS) || echo "not to be had here: $(PEERS); tests that hold transports to them are skipped"
 	@touch $@
 
 packages: ## install Debian packages by NAMES="..." (needs root), or say which are missing
@@ -48,9 +52,10 @@ check: $(VENV)/.test ## formatting, lint, types and import contracts
 unit: $(VENV)/.test ## the unit tests alone
 	$(PYTEST) tests/unit
 
-# A browser to open the report in, and SimGrid to hold bandwidth sharing to; without root their tests are skipped.
+# A browser to open the report in, SimGrid to hold bandwidth sharing to, a library that Mooncake asks for; without root
+# the tests that need them are skipped.
 oracles:
-	@for package in chromium python3-simgrid; do dpkg -s $$package >/dev/null 2>&1 || $(MAKE) --no-print-directory packages NAMES=$$package || true; done
+	@for package in chromium python3-simgrid libibverbs1; do dpkg -s $$package >/dev/null 2>&1 || $(MAKE) --no-print-directory packages NAMES=$$package || true; done
 
 # Guests with real RDMA verbs. Without root, or without QEMU's packages, these tests say so and are skipped; CI requires them.
 SOFTROCE := qemu-system-x86 mmdebstrap kmod cpio zstd e2fsprogs xz-utils

@@ -2,8 +2,8 @@
 
 Generated from the models that `load` validates with, so that an editor and `harness validate` cannot disagree about a
 field. An editor knows less than the loader in three places, and the schema is the more lenient there: a field may
-come from `extends` or from the sweep, so an engine's and a profile's fields are not required; another package may
-bring an engine; and the names of hardware profiles and papers are files, which are not baked in.
+come from `extends` or from the sweep, so an engine's and a profile's fields are required at no depth; another package
+may bring an engine; and the names of hardware profiles and papers are files, which are not baked in.
 """
 
 from __future__ import annotations
@@ -74,9 +74,8 @@ def _engine(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The schema of an engine's section and of the models it uses."""
     model = registry.find(name).Spec
     schema = _untitled(model.model_json_schema(by_alias=True, ref_template=f"#/$defs/engine-{name}-{{model}}"))
-    definitions = {f"engine-{name}-{inner}": text for inner, text in schema.pop("$defs", {}).items()}
-    schema.pop("required", None)
-    return schema, definitions
+    inner = schema.pop("$defs", {})
+    return _optional(schema), {f"engine-{name}-{part}": _optional(text) for part, text in inner.items()}
 
 
 def _untitled(schema: Any) -> Any:

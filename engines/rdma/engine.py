@@ -53,17 +53,17 @@ class RdmaEngine(Engine):
             provider=spec.provider,
         )
 
-    def predict(self, plan: Plan, context: EmulationContext) -> Iterator[Measurement]:
-        """Step times from the profile's software costs and links."""
+    def predict(self, plan: TransferPlan, context: EmulationContext) -> Iterator[Measurement]:
+        """Step times from the profile's software costs and links; over `sim`, of real bytes packet by packet."""
         if "training" in plan.payload:
             from engines.rdma.training import prediction
             from engines.rdma.training.plan import Job
 
             yield from prediction.predict(Job.from_plan(plan), context)
             return
-        from engines.rdma import lowering
+        from engines.rdma import lowering, replay
 
-        yield from lowering.predict(plan, context)
+        yield from (replay if plan.provider == "sim" else lowering).predict(plan, context)
 
     def run(self, plan: TransferPlan, context: RunContext) -> Iterator[Measurement]:
         """Move the payloads for real."""

@@ -27,12 +27,11 @@ T = TypeVar("T")
 Operation = Generator[object, None, T]
 """Yields what it waits for; returns when it is done."""
 
-SPINS = 64
-"""Most fruitless looks before giving way: a poller that owns every processor would starve the writer, and one that
-gives way at once pays a system call for every look."""
-SPIN_SECONDS = 20e-6
-"""Longest time of fruitless looks before giving way. Where a look is slow (in a guest that is emulated in software it
-takes tens of microseconds), even a few would keep the kernel from the adapter's work."""
+SPIN_SECONDS = 50e-6
+"""Longest time of fruitless looks before giving way: a step that is under way ends within it, and a poller that owned
+every processor for longer would starve the writer (or, in a guest, the kernel that does the adapter's work)."""
+SPINS = 1000
+"""Most fruitless looks before giving way, where looking takes no time (a simulated clock)."""
 IDLES_PER_CHECK = 512
 """Times of giving way between two looks at whether the peer still lives (a system call or more)."""
 

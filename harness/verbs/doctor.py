@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from harness.errors import Exit
 from harness.output import columns, emit, say
+from harness.verbs.finding import Finding
 
 if TYPE_CHECKING:
     import argparse
@@ -25,19 +25,11 @@ EXTRAS = {
 }
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing this machine has or lacks."""
-
-    what: str
-    found: str
-    fix: str = ""
-    """What to do about it; empty where nothing is missing."""
-
-
 def run(args: argparse.Namespace) -> int:
     """Print every finding; always 0, because lacking a GPU is no failure."""
-    findings = [*_machine(), *_devices(), *_guests(), *_extras()]
+    from harness.verbs import doctor_rdma
+
+    findings = [*_machine(), *_devices(), *doctor_rdma.findings(), *_guests(), *_extras()]
     if args.json:
         emit([asdict(f) for f in findings])
         return int(Exit.OK)
@@ -64,21 +56,11 @@ def _machine() -> Iterator[Finding]:
 
 
 def _devices() -> Iterator[Finding]:
-    import resource
-
     from harness import backends
 
     machine = backends.capabilities("local")
     gpus = f"{machine.gpus}" if machine.gpus else "none"
     yield Finding("gpus", gpus, "" if machine.gpus else "run with --on emulated, or on a machine with GPUs")
-    devices = sorted(p.name for p in Path("/sys/class/infiniband").glob("*"))
-    fix = "run with --on softroce or --on emulated, or install rdma-core on a machine with an RDMA NIC"
-    yield Finding("rdma devices", ", ".join(devices) or "none", "" if devices else fix)
-    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
-    unlimited = limit == resource.RLIM_INFINITY
-    enough = unlimited or limit >= 1 << 30
-    text = "unlimited" if unlimited else f"{limit >> 10} KiB"
-    yield Finding("locked memory", text, "" if enough or not devices else "ulimit -l unlimited")
 
 
 def _guests() -> Iterator[Finding]:

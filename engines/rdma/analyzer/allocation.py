@@ -31,7 +31,9 @@ What is copied, and counted, at every step:
   that is not contiguous, or that another tensor of the same step already sends;
 - a gradient that `backward` itself must copy before it becomes `.grad` (an expanded one, of a bias that was summed).
   That copy is made straight into the slot, so it is one copy, not two; it is counted all the same;
-- every tensor, where the allocator hook cannot be built (no C++ compiler): `report` says so.
+
+Where the allocator hook cannot be built (no C++ compiler) the `out=` variants of operations stand in for it as far as
+they go (`out_variants`); `report` says so.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from engines.rdma.analyzer.allocator_hook import HookUnavailable, Origin, Trace, is_lent
+from engines.rdma.analyzer.allocator_hook import HookUnavailable, Origin, Trace
+from engines.rdma.analyzer.out_variants import OutVariants
 from engines.rdma.placement import ShapeChanged
 from harness.api import HarnessError
 
@@ -144,7 +147,7 @@ class Report:
     steps: int
     promotions: tuple[Promotion, ...]
     unavailable: str = ""
-    """Why there is no allocator hook; empty if there is one."""
+    """Why there is no allocator hook, and `out=` variants stand in for it; empty if there is one."""
 
     @property
     def nbytes(self) -> int:
@@ -211,11 +214,11 @@ class _Slot:
 
 
 class SiteTracer:
-    """Finds allocation sites and binds them to slots; somebody else announces which operation runs.
+    """Finds allocation sites and binds them to slots; somebody else runs the operations through it.
 
     Args:
         ledger: where copies are counted, under `allocation: ...`.
-        required: refuse to work without the allocator hook instead of copying everything.
+        required: refuse to work without the allocator hook instead of copying what it alone could spare.
 
     Raises:
         HookUnavailable: `required`, and it cannot be built.
@@ -228,13 +231,14 @@ class SiteTracer:
         self.ledger = ledger
         self.steps = 0
         self._unavailable = ""
-        self._trace: Trace | None = None
+        self._trace: Trace | OutVariants
         try:
             self._trace = Trace()
         except HookUnavailable as error:
             if required:
                 raise
             self._unavailable = str(error)
+            self._trace = OutVariants()
         self._slots: dict[str, _Slot] = {}
         self._promotions: dict[str, Promotion] = {}
         self._names: dict[int, str] = {}
@@ -264,29 +268,26 @@ class SiteTracer:
         """Start a step of the job; sites that were found in earlier ones allocate from their slots from now on."""
         self.steps += 1
         self._names = {}
-        if self._stale and self._trace is not None:
-            self._bind(self._trace)
+        if self._stale:
+            self._bind()
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """Trace what this thread allocates; several tracers may take turns within their steps."""
-        if self._trace is None:
+        with self._trace.entered():
             yield
-        else:
-            with self._trace.entered():
-                yield
 
     def bound_to(self, number: int) -> Sequence[str]:
         """Names of the tensors whose slots operation `number` of this step will write into."""
         found = self._bound.get(number)
         return found.names if found else ()
 
-    def operation(self, number: int, name: str) -> None:
-        """Announce what runs next."""
+    def run(self, number: int, name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run operation `number` of this step, under `running`; the result lies in a slot if it is bound to one."""
         self._names[number] = name
-        if self._trace is not None:
-            bound = self._bound.get(number)
-            self._trace.operation(number if bound is None or bound.operation == name else number | _OFF_SITE)
+        bound = self._bound.get(number)
+        on_site = bound is None or bound.operation == name
+        return self._trace.run(number if on_site else number | _OFF_SITE, function, args, kwargs)
 
     def place(self, name: str, tensor: torch.Tensor) -> Placed:
         """Make the bytes of `tensor` lie in its slot; free if its producer wrote them there, else a counted copy.
@@ -315,7 +316,7 @@ class SiteTracer:
                 return self._placed(promotion, promotion.reason)
             promotion.state = State.PROMOTED
             return self._placed(promotion, "")
-        if self._trace is not None and is_lent(slot.address):
+        if self._trace.is_lent(slot.address):
             raise SlotHeld(
                 f"slot of {name!r} still holds a live tensor: drop it before the next step "
                 "(zero_grad(set_to_none=True)), or promote another slot"
@@ -329,8 +330,7 @@ class SiteTracer:
         """Let go of all slots; what is known of their tensors stays in the report."""
         self._slots.clear()
         self._bound.clear()
-        if self._trace is not None:
-            self._trace.unbind_all()
+        self._trace.unbind_all()
 
     def report(self) -> Report:
         """What is known by now."""
@@ -338,17 +338,15 @@ class SiteTracer:
 
     def held(self) -> tuple[str, ...]:
         """Names whose slots a tensor lives in; their memory must stay until it is dropped."""
-        if self._trace is None:
-            return ()
-        return tuple(name for name, slot in self._slots.items() if slot.nbytes and is_lent(slot.address))
+        return tuple(name for name, slot in self._slots.items() if slot.nbytes and self._trace.is_lent(slot.address))
 
-    def _bind(self, trace: Trace) -> None:
-        trace.unbind_all()
+    def _bind(self) -> None:
+        self._trace.unbind_all()
         self._bound = {}
         for name, promotion in self._promotions.items():
             site = promotion.site
             if site and promotion.state in (State.PROMOTED, State.CLONED):
-                trace.bind(site.origin, self._slots[name].address)
+                self._trace.bind(site.origin, self._slots[name].tensor)
                 self._bound.setdefault(site.origin.operation, _Bound(site.operation, [])).names.append(name)
         self._stale = False
 
@@ -361,7 +359,7 @@ class SiteTracer:
             return self._demote(promotion, obstacle)
         before = promotion.site
         if site == before:
-            return "its slot was in use when it was allocated"
+            return "its producer could not write into the slot this time"
         if before is not None:
             promotion.moves += 1
             if promotion.moves > RETRACES:
@@ -375,11 +373,11 @@ class SiteTracer:
 
     def _site(self, promotion: Promotion, tensor: torch.Tensor) -> tuple[Site | None, str]:
         """The allocation site, or what stands in the way of promoting it."""
-        if self._trace is None:
-            return None, f"no allocator hook: {self._unavailable}"
         storage = tensor.untyped_storage()
         origin = self._trace.origin(storage.data_ptr())
         if origin is None or origin.operation & ~_OFF_SITE not in self._names:
+            if self._unavailable:
+                return None, f"no operation that can write elsewhere made it (no allocator hook: {self._unavailable})"
             return None, "no operation of the step allocated its buffer"
         origin = Origin(origin.operation & ~_OFF_SITE, origin.ordinal, origin.nbytes)
         if storage.nbytes() != tensor.nbytes:
@@ -444,10 +442,9 @@ def _announcer(tracer: SiteTracer) -> Any:
         number = 0
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            tracer.operation(self.number, str(func))
             self.number += 1
             # No reference to the result may stay here: `backward` copies a gradient that somebody else holds.
-            return func(*args, **(kwargs or {}))
+            return tracer.run(self.number - 1, str(func), func, args, kwargs or {})
 
     return Announcer()
 

@@ -18,12 +18,14 @@ import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.api import HarnessError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import torch
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 
@@ -125,11 +127,6 @@ def balance() -> int:
     return load().hook_balance()
 
 
-def is_lent(address: int) -> bool:
-    """Whether a tensor holds the bound buffer at `address`."""
-    return bool(load().buffer_is_lent(address))
-
-
 class Trace:
     """Numbers the allocations of one thread's operations, and answers some of them from registered memory."""
 
@@ -154,9 +151,24 @@ class Trace:
         """Announce what runs next."""
         self._library.trace_operation(self._handle, number)
 
-    def bind(self, origin: Origin, address: int) -> None:
-        """Let the allocation `origin` be answered with `origin.nbytes` bytes at `address` from now on."""
-        self._library.trace_bind(self._handle, origin.operation, origin.ordinal, address, origin.nbytes)
+    def run(self, number: int, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Announce an operation and run it."""
+        self.operation(number)
+        return function(*args, **kwargs)
+
+    def bind(self, origin: Origin, slot: torch.Tensor) -> None:
+        """Let the allocation `origin` be answered with the memory of `slot` from now on; the caller keeps it alive.
+
+        Raises:
+            ValueError: the slot is smaller than the allocation.
+        """
+        if slot.nbytes < origin.nbytes:
+            raise ValueError(f"a slot of {slot.nbytes} bytes for an allocation of {origin.nbytes}")
+        self._library.trace_bind(self._handle, origin.operation, origin.ordinal, slot.data_ptr(), origin.nbytes)
+
+    def is_lent(self, address: int) -> bool:
+        """Whether a tensor holds the bound buffer at `address`."""
+        return bool(self._library.buffer_is_lent(address))
 
     def unbind_all(self) -> None:
         """Let every allocation be answered with ordinary memory."""

@@ -63,6 +63,9 @@ class GraphExecutor:
         self._numbers = {node: number for number, node in enumerate(program.nodes)}
         self._by_name = {node.name: node for node in program.nodes}
         self._nodes = [node for node in program.nodes if plan.machine_of.get(node) == machine]
+        self._placeholders = [
+            each for each in program.inputs if plan.machine_of.get(self._by_name[each.node]) == machine
+        ]
         self._incoming = {self._by_name[edge.producer]: edge for edge in plan.received_by(machine)}
         self._outgoing: dict[Node, list[Edge]] = {}
         for edge in plan.sent_by(machine):
@@ -92,11 +95,7 @@ class GraphExecutor:
     @property
     def inputs(self) -> tuple[str, ...]:
         """Names of what `step` must be given here."""
-        return tuple(
-            each.name
-            for each in self.plan.program.inputs
-            if each.role is Role.INPUT and self._by_name[each.node] in self._nodes
-        )
+        return tuple(each.name for each in self._placeholders if each.role is Role.INPUT)
 
     def step(self, inputs: Mapping[str, torch.Tensor]) -> Operation[dict[str, torch.Tensor]]:
         """One execution of the graph, as a polling-asynchronous operation.
@@ -123,10 +122,9 @@ class GraphExecutor:
         self._failed = True
         self.tracer.begin_step()
         values: dict[Node, Any] = dict(self._everywhere)
-        for each in self.plan.program.inputs:
-            node = self._by_name[each.node]
-            if node in self._nodes:
-                values[node] = self.state[each.name] if each.name in self.state else inputs[each.name].detach()
+        for each in self._placeholders:
+            value = self.state[each.name] if each.name in self.state else inputs[each.name].detach()
+            values[self._by_name[each.node]] = value
         step = _Step(self, values)
         yield from self._drain(step)
         results = self._collect(step)
@@ -196,7 +194,7 @@ class GraphExecutor:
             node = self._by_name[each.node]
             if is_everywhere(node, program):
                 self.state[each.name] = self._everywhere[node] = program.state[each.name]
-            elif each.role is not Role.INPUT and node in self._nodes:
+            elif each.role is not Role.INPUT and each in self._placeholders:
                 self.state[each.name] = self._settle(node, program.state[each.name])
         for node in program.nodes:
             if node.op == "get_attr":
@@ -308,8 +306,8 @@ class _Step:
                 yield f"release of {name}"
         args, kwargs = map_arg((node.args, node.kwargs), self.values.__getitem__)
         with torch.set_grad_enabled(self.executor.plan.program.grad_mode), self.tracer.running():
-            self.tracer.operation(number, f"{node.name} = {node.target}")
-            self.values[node] = node.target(*args, **kwargs)
+            name = f"{node.name} = {node.target}"
+            self.values[node] = self.tracer.run(number, name, node.target, args, kwargs)
 
     def _send(self, node: Node, edges: Sequence[Edge]) -> Operation[None]:
         value = self.values[node]

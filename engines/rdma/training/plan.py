@@ -44,10 +44,6 @@ class Job:
         """Ranks that compute gradients."""
         return range(self.has_server, self.training.ranks)
 
-    def labels(self, transport: str) -> dict[str, str]:
-        """Of its measurements."""
-        return {"transport": transport, "model": self.training.model}
-
 
 def payload(training: Training, transports: Sequence[str], signal: str) -> Mapping[str, Any]:
     """What stands in the plan of a training job."""

@@ -206,7 +206,7 @@ def _modelled(job: Job) -> list[str]:
 
 
 def _predict(job: Job, transport: str, context: EmulationContext, steps: int | None) -> Iterator[Measurement]:
-    graph, labels, training = TrainingGraph(job, context.profile), job.labels(transport), job.training
+    graph, labels, training = TrainingGraph(job, context.profile), {"transport": transport}, job.training
     result = context.simulate(graph.step(transport), name=f"{transport} {training.model} x {training.workers}")
     low, high = result.band(result.seconds)
     yield Measurement("train_step_time", result.seconds, labels, (low, high))
@@ -235,7 +235,7 @@ def _efficiency(job: Job, transport: str, context: EmulationContext, result: Res
     single = context.simulate(graph.step(transport), name=f"{transport} {job.training.model} x 1")
     low, high = result.band(result.seconds)
     best = single.seconds
-    return Measurement("scaling_efficiency", best / result.seconds, job.labels(transport), (best / high, best / low))
+    return Measurement("scaling_efficiency", best / result.seconds, {"transport": transport}, (best / high, best / low))
 
 
 def _steps_to_loss(job: Job, seed: int) -> int:

@@ -92,7 +92,7 @@ def _any(names: Sequence[str]) -> str:
     return ", ".join(names[:-1]) + " or " + names[-1]
 
 
-_LABELS = ("transport", "model")
+_LABELS = ("transport",)
 
 METRICS = (
     Metric(

@@ -6,8 +6,9 @@ moves bytes in threads of its own, so that a rank that waits gives its processor
 
 A step is three transfers: the batch, which ends when the receiver's engine has confirmed that the bytes are in place;
 the step number into a word that the receiver polls (transfers of one batch may overtake each other, so it cannot be
-part of it); and the receiver's step number back into a word of the sender's. The library's own notifications open a
-connection each, and cost more.
+part of it); and the receiver's step number back into a word of the sender's. The library's own notifications, which
+open a connection each, took 0.05 ms longer for 64 B and 64 KiB and 0.05 to 0.2 ms less for 1 MiB, where its threads and
+ours compete for two processors.
 """
 
 from __future__ import annotations

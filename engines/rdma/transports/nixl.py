@@ -40,7 +40,14 @@ SETTINGS = {
     "nixl": {"UCX_TLS": "sysv,posix,cma", "UCX_MM_ERROR_HANDLING": "y"},
     "nixl-tcp": {"UCX_TLS": "tcp"},
 }
-"""What UCX is told, by transport."""
+"""What UCX is told, by transport, when an agent is made."""
+AT_LOAD = {
+    # It reports every step of its initialisation on stdout; errors reach us as exceptions.
+    "NIXL_LOG_LEVEL": "ERROR",
+    # Not used here, and a process that loaded it ends with a segmentation fault in the wheel's libnl (1.5.1).
+    "UCX_MODULES": "^ib",
+}
+"""Read when the library is loaded; what the user has set stands."""
 LOOKS = 16
 """Looks between two times of giving way; looking is what moves the bytes."""
 INSTALL = "pip install --no-deps nixl nixl-cu12"
@@ -55,8 +62,8 @@ def load_nixl() -> Any:
     Raises:
         EnvironmentLacks: NIXL is not installed.
     """
-    # It reports every step of its initialisation on stdout; errors reach us as exceptions.
-    os.environ.setdefault("NIXL_LOG_LEVEL", "ERROR")
+    for name, value in AT_LOAD.items():
+        os.environ.setdefault(name, value)
     try:
         from nixl import _api
     except ImportError as error:

@@ -29,6 +29,12 @@ def lose_a_byte(peer, source, offset, address, nbytes):
     place(peer, source, offset, address, max(nbytes - 1, 0))
 
 
+def keep_regions(self):
+    regions = dict(self.regions)
+    reset(self)
+    self.regions.update(regions)
+
+
 def say_success(self, request, status):
     end(self, request, Status.SUCCESS)
 
@@ -68,8 +74,8 @@ FAULTS = {
     "keys are not checked": (
         Table, "check", lambda *_: Status.SUCCESS, "a wrong key is refused",
     ),
-    "local regions are not checked": (
-        SharedMemoryDevice, "owns", lambda *_: True, "a region that is not this devices is refused as local side",
+    "local regions outlive a reset": (
+        SharedMemoryDevice, "reset", keep_regions, "a region that is not this devices is refused as local side",
     ),
     "errors are hidden": (
         SharedMemoryChannel, "_end", say_success, "what follows an error is flushed",

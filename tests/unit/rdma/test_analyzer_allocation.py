@@ -346,16 +346,59 @@ def test_unusable_slots_are_refused(tracer):
         tracer.place("y", torch.zeros(16))
 
 
-def test_without_a_compiler_everything_is_a_counted_copy(monkeypatch):
+@pytest.fixture
+def no_compiler(monkeypatch):
     def missing():
         raise HookUnavailable("no C++ compiler")
 
     monkeypatch.setattr(allocator_hook, "load", missing)
+
+
+def test_without_a_compiler_operations_write_into_slots_where_pytorch_lets_them(no_compiler):
+    # With a bias the last gradient is a sum, without one all are products of matrices; both have native variants.
     job = Job(mlp(), lambda: torch.randn(6, 8))
-    for _ in range(2):
+    job.step()
+    for _ in range(3):
+        assert not any(placed.copied for placed in job.step().values())
+        assert job.ledger.nbytes == 0
+    assert "(no allocator hook: no C++ compiler)" in str(job.tracer.report())
+    assert {promotion.site.operation for promotion in job.tracer.report().promotions} == {
+        "aten.mm.default",
+        "aten.sum.dim_IntList",
+    }
+
+
+def test_without_a_compiler_the_rest_is_a_counted_copy(no_compiler):
+    job = Job(convolutional(), lambda: torch.randn(2, 3, 16, 16))
+    copied = sum(parameter.nbytes for name, parameter in job.module.named_parameters() if not name.startswith("5."))
+    for step in range(3):
         job.step()
-        assert job.ledger.nbytes == job.tracer.report().nbytes
-    assert "no allocator hook: no C++ compiler" in str(job.tracer.report())
+        assert job.ledger.nbytes == (copied if step else job.tracer.report().nbytes)
+    assert "no operation that can write elsewhere made it" in str(job.tracer.report())
+
+
+def test_without_a_compiler_operands_of_another_shape_take_the_ordinary_way(no_compiler):
+    sizes = iter([6, 6, 3, 6])
+    job = Job(mlp(), lambda: torch.randn(next(sizes), 8))
+    assert [any(placed.copied for placed in job.step().values()) for _ in range(4)] == [True, False, True, False]
+
+
+def test_without_a_compiler_a_live_tensor_is_never_overwritten(no_compiler):
+    tracer = AllocationTracer(CopyLedger())
+    tracer.promote({"x": slot(64)})
+    base = torch.ones(4, 4)
+    place_made(tracer, "x", lambda: base.mm(base))
+    with tracer.step():
+        kept = base.mm(base)
+    assert not tracer.place("x", kept).copied
+    with pytest.raises(SlotHeld):
+        place_made(tracer, "x", lambda: (base * 2).mm(base))
+    assert kept.tolist() == [[4.0] * 4] * 4
+    del kept
+    assert not place_made(tracer, "x", lambda: base.mm(base)).copied
+
+
+def test_the_hook_may_be_required(no_compiler):
     with pytest.raises(HookUnavailable):
         AllocationTracer(CopyLedger(), required=True)
 

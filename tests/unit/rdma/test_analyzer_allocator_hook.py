@@ -60,7 +60,7 @@ def test_views_and_in_place_operations_keep_the_buffer(trace):
 
 def test_a_bound_allocation_is_answered_from_the_slot(trace):
     memory = slot(16)
-    trace.bind(Origin(2, 1, 16), memory.data_ptr())
+    trace.bind(Origin(2, 1, 16), memory)
     with trace.entered():
         trace.operation(2)
         tensors = [torch.full((4,), float(value)) for value in range(3)]
@@ -70,9 +70,14 @@ def test_a_bound_allocation_is_answered_from_the_slot(trace):
     assert trace.allocations == 3
 
 
+def test_a_slot_that_is_too_small_is_refused(trace):
+    with pytest.raises(ValueError, match="a slot of 8 bytes for an allocation of 16"):
+        trace.bind(Origin(0, 0, 16), slot(8))
+
+
 def test_another_size_is_never_served(trace):
     memory = slot(64)
-    trace.bind(Origin(0, 0, 16), memory.data_ptr())
+    trace.bind(Origin(0, 0, 16), memory)
     with trace.entered():
         for count in (3, 5):
             trace.operation(0)
@@ -82,36 +87,36 @@ def test_another_size_is_never_served(trace):
 
 def test_a_slot_that_a_tensor_holds_is_not_lent_again(trace):
     memory = slot(16)
-    trace.bind(Origin(0, 0, 16), memory.data_ptr())
+    trace.bind(Origin(0, 0, 16), memory)
     with trace.entered():
         trace.operation(0)
         held = torch.ones(4)
         trace.operation(0)
         other = torch.zeros(4)
-        assert allocator_hook.is_lent(memory.data_ptr())
+        assert trace.is_lent(memory.data_ptr())
         assert held.tolist() == [1.0] * 4
         assert other.data_ptr() != memory.data_ptr()
         del held
-        assert not allocator_hook.is_lent(memory.data_ptr())
+        assert not trace.is_lent(memory.data_ptr())
         trace.operation(0)
         assert torch.zeros(4).data_ptr() == memory.data_ptr()
 
 
 def test_what_grows_moves_out_of_the_slot(trace):
     memory = slot(16)
-    trace.bind(Origin(0, 0, 16), memory.data_ptr())
+    trace.bind(Origin(0, 0, 16), memory)
     with trace.entered():
         trace.operation(0)
         tensor = torch.ones(4)
     tensor.resize_(64)
     assert tensor[:4].tolist() == [1.0] * 4
     assert tensor.data_ptr() != memory.data_ptr()
-    assert not allocator_hook.is_lent(memory.data_ptr())
+    assert not trace.is_lent(memory.data_ptr())
 
 
 def test_outside_a_trace_nothing_is_numbered_or_served(trace):
     memory = slot(16)
-    trace.bind(Origin(0, 0, 16), memory.data_ptr())
+    trace.bind(Origin(0, 0, 16), memory)
     trace.operation(0)
     tensor = torch.zeros(4)
     assert tensor.data_ptr() != memory.data_ptr()
@@ -154,20 +159,20 @@ def test_other_threads_are_left_alone(trace):
 
 def test_another_thread_may_free_a_slot(trace):
     memory = slot(16)
-    trace.bind(Origin(0, 0, 16), memory.data_ptr())
+    trace.bind(Origin(0, 0, 16), memory)
     with trace.entered():
         trace.operation(0)
         tensors = [torch.zeros(4)]
     thread = threading.Thread(target=tensors.clear)
     thread.start()
     thread.join()
-    assert not allocator_hook.is_lent(memory.data_ptr())
+    assert not trace.is_lent(memory.data_ptr())
 
 
 def test_a_tensor_may_outlive_its_trace():
     trace = Trace()
     memory = slot(16)
-    trace.bind(Origin(0, 0, 16), memory.data_ptr())
+    trace.bind(Origin(0, 0, 16), memory)
     with trace.entered():
         trace.operation(0)
         tensor, other = torch.ones(4), torch.ones(5)
@@ -175,12 +180,12 @@ def test_a_tensor_may_outlive_its_trace():
     gc.collect()
     assert tensor.tolist() == [1.0] * 4
     del tensor, other
-    assert not allocator_hook.is_lent(memory.data_ptr())
+    assert not Trace().is_lent(memory.data_ptr())
 
 
 def test_allocations_and_frees_balance(trace):
     memory = slot(4 * 32)
-    trace.bind(Origin(1, 0, 4 * 32), memory.data_ptr())
+    trace.bind(Origin(1, 0, 4 * 32), memory)
     gc.collect()
     before = allocator_hook.balance()
     for _ in range(20):

@@ -32,7 +32,7 @@ def session(alive=True, timeout=60.0):
     ids=["nixl", "mooncake", "gloo"],
 )
 def test_an_absent_library_is_named_with_the_command_that_installs_it(monkeypatch, module, load, install):
-    for name in {**nixl.SETTINGS["nixl"], **mooncake.SETTINGS, "MC_TCP_BIND_ADDRESS": "", "NIXL_LOG_LEVEL": ""}:
+    for name in {**nixl.AT_LOAD, **mooncake.SETTINGS, "MC_TCP_BIND_ADDRESS": ""}:
         # Registered, so that what loading sets is taken back.
         monkeypatch.setenv(name, "")
     monkeypatch.setitem(sys.modules, module, None)

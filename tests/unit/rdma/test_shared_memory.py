@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import gc
 import json
+import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from engines.rdma.device import (
     Access,
     ChannelOptions,
     ChannelState,
+    HarnessError,
     InvalidDescriptor,
     ProviderUnavailable,
     Status,
     Unavailable,
 )
+from engines.rdma.memory import LARGE_PAGE
 from engines.rdma.providers import open_device
-from engines.rdma.providers.shm.mailbox import BrokenMailbox, Mailbox, extent
+from engines.rdma.providers.shm import channel as channel_module
+from engines.rdma.providers.shm.mailbox import BUSY, BrokenMailbox, Mailbox, extent
+from engines.rdma.providers.shm.segment import Place, Segment
 from engines.rdma.providers.shm.table import HEADER, REGIONS
 
 EVERYTHING = Access.LOCAL_WRITE | Access.REMOTE_READ | Access.REMOTE_WRITE
@@ -95,6 +102,40 @@ def test_the_memory_of_a_device_is_no_mailbox(devices):
     peer.close()
 
 
+def test_a_file_that_can_still_change_its_size_is_not_mapped():
+    file = os.memfd_create("unsealed")
+    os.ftruncate(file, 4096)
+    place = Place(os.getpid(), file, os.fstat(file).st_ino, 4096)
+    with pytest.raises(InvalidDescriptor, match="can still change its size"):
+        Segment.attach(place)
+    os.close(file)
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "rounded"), [(0, 4096), (1, 4096), (4097, 8192), (2**21, 2**21), (2**21 + 1, 2**22)]
+)
+def test_a_segment_is_whole_pages_and_lies_where_they_can_be_large_in_every_process(nbytes, rounded):
+    own = Segment.create("rdma-test", nbytes)
+    other = Segment.attach(own.place)
+    for segment in (own, other):
+        assert segment.nbytes == segment.bytes.nbytes == rounded
+        assert np.frombuffer(segment.bytes, np.uint8).ctypes.data % LARGE_PAGE == 0
+    own.bytes[-1] = 7
+    other.bytes[0] = 8
+    assert (other.bytes[-1], own.bytes[0]) == (7, 8)
+    with pytest.raises(PermissionError):
+        os.ftruncate(own.file, 0)
+    other.close()
+    own.close()
+    assert "rdma-test" not in Path("/proc/self/maps").read_text()
+
+
+def test_more_memory_than_there_is_is_refused_before_it_is_asked_for():
+    with pytest.raises(ProviderUnavailable, match=r"shared memory of \d+ bytes: \d+ bytes are available") as refusal:
+        open_device("shm", 2**46)
+    assert refusal.value.reason is Unavailable.MEMORY
+
+
 def test_two_channels_cannot_write_one_mailbox(devices):
     first, second = devices[0].channel(), devices[0].channel()
     peer = devices[1].channel()
@@ -149,6 +190,36 @@ def test_a_descriptor_from_before_a_reset_is_called_stale(devices, ends):
     far.reset()
     ends[0].write(source, stale, offset=0, at=0, nbytes=64)
     assert [c.status for c in ends[0].poll()] == [Status.SUCCESS, Status.STALE_REGION]
+
+
+@pytest.mark.parametrize("leave", ["device reset", "channel reset", "channel close"])
+def test_memory_is_not_taken_away_under_a_write_that_is_under_way(monkeypatch, devices, ends, leave):
+    near, far = devices
+    source, target = near.allocate(64, access=EVERYTHING), far.describe(far.allocate(64, access=EVERYTHING))
+    actions = {"device reset": far.reset, "channel reset": ends[1].reset, "channel close": ends[1].close}
+    taking = threading.Thread(target=actions[leave])
+    still = []
+
+    def place(*arguments):
+        taking.start()
+        taking.join(0.1)
+        still.append(taking.is_alive())
+
+    monkeypatch.setattr(channel_module, "_place", place)
+    ends[0].write(source, target, offset=0, at=0, nbytes=64)
+    taking.join()
+    assert still == [True]
+    ends[0].write(source, target, offset=0, at=0, nbytes=64)
+    assert [c.status for c in ends[0].poll()][1] in (Status.STALE_REGION, Status.RETRY_EXCEEDED)
+
+
+def test_a_peer_that_was_stopped_in_a_write_is_not_waited_for_without_end(monkeypatch, devices, ends):
+    monkeypatch.setattr(channel_module, "QUIESCE_SECONDS", 0.01)
+    ends[0]._peer.mailbox.words[BUSY] = 1
+    with pytest.raises(HarnessError, match=r"in the middle of an access for 0\.01 s"):
+        devices[1].reset()
+    ends[0]._peer.mailbox.words[BUSY] = 0
+    devices[1].reset()
 
 
 @pytest.fixture

@@ -74,7 +74,18 @@ def test_a_good_spec_has_no_problem_and_two_ranks():
 
 
 @pytest.mark.parametrize(
-    "fields", [{"transports": ["rdma"]}, {"models": ["bert"]}, {"sizes": [4]}, {"dtype": "fp8"}, {"allocator": "none"}]
+    "fields",
+    [
+        {"transports": ["rdma"]},
+        {"models": ["bert"]},
+        {"sizes": [4]},
+        {"dtype": "fp8"},
+        {"allocator": "none"},
+        {"transports": ["shm"]},
+        {"provider": "rxe"},
+        {"placement": "automatic"},
+        {"signal": "flag"},
+    ],
 )
 def test_unknown_choices_are_refused(fields):
     with pytest.raises(ValidationError):
@@ -151,9 +162,52 @@ def test_a_prediction_orders_the_transports_as_the_paper_does_and_repeats_exactl
 def test_a_prediction_has_the_metrics_of_a_run():
     found = predicted("laptop", sizes=["1 MiB"])
     names = {name for name, _, _ in found}
-    assert names == {metric.name for metric in ENGINE.metrics()}
+    assert names == {metric.name for metric in ENGINE.metrics() if "payload" in metric.labels}
     assert found["copies", "zero-copy", "1 MiB"].values() == (0.0,)
     assert found["copies", "grpc", "1 MiB"].values() == (5.0,)
+
+
+OURS = ["zero-copy", "request-driven", "copy", "rpc-over-rdma"]
+
+
+@pytest.mark.parametrize("name", ["laptop", "rdma-100g-pair", "softroce-2"])
+def test_every_transport_over_a_device_is_predicted_and_copies_cost_time(name):
+    found = predicted(name, transports=OURS, sizes=["64 MiB"])
+    times = [found["step_time", transport, "64 MiB"].values()[0] for transport in OURS]
+    assert times == sorted(times)
+    assert [found["copies", t, "64 MiB"].values()[0] for t in OURS] == [0, 0, 1, 8]
+
+
+@pytest.mark.parametrize("name", ["laptop", "rdma-100g-pair"])
+def test_not_knowing_the_shape_costs_messages_but_no_copy(name):
+    static = predicted(name, transports=["zero-copy"], sizes=["1 KiB", "64 MiB"])
+    dynamic = predicted(name, transports=["zero-copy"], sizes=["1 KiB", "64 MiB"], placement="dynamic")
+    small, large = ("step_time", "zero-copy", "1 KiB"), ("step_time", "zero-copy", "64 MiB")
+    assert dynamic[small].values()[0] > 1.4 * static[small].values()[0]
+    assert dynamic[large].values()[0] == pytest.approx(static[large].values()[0], rel=0.05)
+
+
+def test_a_transport_without_a_cost_model_is_named_and_left_out(capsys):
+    found = predicted("laptop", transports=["zero-copy", "nixl", "gloo"], sizes=["1 KiB"])
+    assert {transport for _, transport, _ in found} == {"", "zero-copy"}
+    assert capsys.readouterr().err == "not predicted, for want of a cost model: nixl, gloo\n"
+
+
+def test_nothing_to_predict_is_refused():
+    with pytest.raises(EnvironmentLacks, match="no cost model for nixl; a prediction needs one of zero-copy, copy"):
+        predicted("laptop", transports=["nixl"], sizes=["1 KiB"])
+
+
+def test_the_provider_is_no_part_of_the_plan_but_is_handed_on():
+    plans = [ENGINE.plan(Spec(name="rdma", sizes=["1 KiB"], provider=p), None) for p in ("auto", "shm", "verbs")]
+    assert len({plan.digest for plan in plans}) == 1
+    assert [plan.provider for plan in plans] == ["auto", "shm", "verbs"]
+
+
+@pytest.mark.parametrize("change", [{"placement": "dynamic"}, {"signal": "imm"}])
+def test_what_goes_over_the_wire_is_part_of_the_plan(change):
+    plain, other = (ENGINE.plan(Spec(name="rdma", sizes=["1 KiB"], **fields), None) for fields in ({}, change))
+    assert plain.digest != other.digest
 
 
 def test_a_single_write_costs_post_copy_poll_and_the_same_back():

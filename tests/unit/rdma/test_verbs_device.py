@@ -343,3 +343,18 @@ def test_a_silent_peer_is_asked_whether_it_lives_once_at_a_time(machine, monkeyp
     pair.done = [Finished(pair.posted[0].number, 12, 0, 0, 0)]
     assert not channel.alive()
     assert (channel.state, channel.poll()) == (ChannelState.ERROR, [])
+
+
+def test_a_host_says_in_its_environment_which_adapter_is_its_own(machine, monkeypatch):
+    for name, value in (("DEVICE", "rxe0"), ("GID_INDEX", "0"), ("IN_ORDER", "no"), ("PORT", "")):
+        monkeypatch.setenv(f"HARNESS_VERBS_{name}", value)
+    traits = machine().traits
+    assert (traits.detail["device"], traits.in_order) == ("rxe0", False)
+    assert machine(in_order=True).traits.in_order, "an option comes before the variable"
+
+
+@pytest.mark.parametrize(("name", "value"), [("PORT", "one"), ("GID_INDEX", "-1"), ("IN_ORDER", "1")])
+def test_a_variable_that_makes_no_sense_is_named(machine, monkeypatch, name, value):
+    monkeypatch.setenv(f"HARNESS_VERBS_{name}", value)
+    with pytest.raises(ValueError, match=f"HARNESS_VERBS_{name} must be"):
+        machine()

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SCHEMAS = ROOT / "specs" / "schema"
 FILES = [
     *((path, "experiment") for path in sorted(ROOT.glob("specs/*.yaml"))),
-    *((path, "experiment") for path in sorted(ROOT.glob("specs/rdma/*.yaml"))),
+    *((path, "experiment") for path in sorted(ROOT.glob("specs/*/*.yaml")) if path.parent.name != "hardware"),
     *((path, "experiment") for path in sorted(ROOT.glob("docs/engine-template/specs/*.yaml"))),
     *((path, "hardware") for path in sorted(ROOT.glob("specs/hardware/*.yaml"))),
     *((path, "published") for path in sorted(ROOT.glob("results/published/*.yaml"))),

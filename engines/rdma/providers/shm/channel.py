@@ -14,10 +14,12 @@ import struct
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from engines.rdma.device import WORD, Access, ChannelState, Completion, Operation, Status, Ticket
-from engines.rdma.providers.shm.mailbox import Mailbox, extent
+from engines.rdma.device import WORD, Access, ChannelState, Completion, HarnessError, Operation, Status, Ticket
+from engines.rdma.providers.shm import barrier
+from engines.rdma.providers.shm.mailbox import BUSY, ERROR, READY, STATE, Mailbox, extent
 from engines.rdma.providers.shm.peer import Address, Peer
 from engines.rdma.providers.shm.segment import Segment
+from engines.rdma.providers.shm.table import OPEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 RNR_SECONDS = 0.01
 """Pause that one receiver-not-ready retry stands for; on Soft-RoCE two retries took 20 ms (measured)."""
+QUIESCE_SECONDS = 10.0
+"""A write of many gigabytes is over by then; a process that was stopped in the middle of one is not."""
 FOREVER = 7
 """`ChannelOptions.rnr_retries` that never gives up."""
 _READ, _WRITE = int(Access.REMOTE_READ), int(Access.REMOTE_WRITE)
@@ -99,10 +103,11 @@ class SharedMemoryChannel:
         """Copy into the peer's memory; the last whole word goes last, alone, and then the immediate."""
         if imm is not None and not 0 <= imm < 2**32:
             raise ValueError(f"an immediate is a 32-bit unsigned number, got {imm}")
+        # No completion vouches for an unsignaled write, so the kernel is not asked whether anybody will see it.
         if self._held:
             status = None
         else:
-            status = self._write(source, target, offset, at, nbytes, imm, signaled)
+            status = self._access(_WRITE, source, target, offset, at, nbytes, imm, signaled)
             if status is _SUCCESS and not signaled:
                 # The usual case, without another call.
                 ticket = self._next
@@ -110,14 +115,15 @@ class SharedMemoryChannel:
                 return ticket
         return self._post(
             status, Operation.WRITE, nbytes, signaled,
-            lambda: self._write(source, target, offset, at, nbytes, imm, signaled),
+            lambda: self._access(_WRITE, source, target, offset, at, nbytes, imm, signaled),
         )  # fmt: skip
 
     def read(self, target: Region, source: Descriptor, *, offset: int, at: int, nbytes: int) -> Ticket:
         """Copy out of the peer's memory."""
-        status = None if self._held else self._read(target, source, offset, at, nbytes)
+        status = None if self._held else self._access(_READ, target, source, offset, at, nbytes, None, True)
         return self._post(
-            status, Operation.READ, nbytes, True, lambda: self._read(target, source, offset, at, nbytes)
+            status, Operation.READ, nbytes, True,
+            lambda: self._access(_READ, target, source, offset, at, nbytes, None, True),
         )  # fmt: skip
 
     def send(self, message: bytes) -> Ticket:
@@ -167,73 +173,69 @@ class SharedMemoryChannel:
             return
         self._completions.append(Completion(request.ticket, request.operation, status, request.nbytes))
 
-    def _unable(self, peer: Peer | None, ask: bool) -> Status | None:
-        """Why nothing can be asked of the peer now, if so; asking the kernel whether it lives is a system call."""
-        self._home.check()
-        if peer is None or not self._mailbox.is_ready():
-            return Status.FLUSHED
-        if not peer.takes_in() or (ask and not peer.runs()):
-            return Status.RETRY_EXCEEDED
-        return None
-
-    def _forbidden(self, peer: Peer, local: Region, remote: Descriptor, request: tuple[int, int, int, int]) -> Status:
-        """What a request would break, or success."""
-        offset, at, nbytes, need = request
-        if offset < 0 or nbytes < 0 or offset + nbytes > local.nbytes or not self._device.owns(local):
-            return Status.LOCAL_PROTECTION
-        status = peer.table.check(remote, at, nbytes, need) if remote.device == peer.uid else Status.REMOTE_ACCESS
-        if status is not _SUCCESS:
-            # As with queue pairs, a forbidden access is an error of both ends.
-            peer.mailbox.state = ChannelState.ERROR
-        return status
-
-    def _write(
-        self, source: Region, target: Descriptor, offset: int, at: int, nbytes: int, imm: int | None, signaled: bool
+    def _access(
+        self,
+        need: int,
+        local: Region,
+        remote: Descriptor,
+        offset: int,
+        at: int,
+        nbytes: int,
+        imm: int | None,
+        ask: bool,
     ) -> Status | None:
-        peer = self._peer
-        # No completion vouches for an unsignaled write, so the kernel is not asked whether anybody will see it.
-        unable = self._unable(peer, signaled)
-        if unable is not None:
-            return unable
-        assert peer is not None
-        status = self._forbidden(peer, source, target, (offset, at, nbytes, _WRITE))
-        if status is not _SUCCESS:
-            return status
-        if imm is not None and not peer.mailbox.room_for_immediate():
-            return None
-        _place(peer, source.view, offset, target.address + at, nbytes)
-        if imm is not None:
-            peer.mailbox.put_immediate(imm)
-        count = self._device.count
-        count.writes += 1
-        count.written_bytes += nbytes
-        return status
+        """Carry out a write or a read (`need`) if nothing forbids it; None if the peer has no room for `imm` now.
 
-    def _read(self, target: Region, source: Descriptor, offset: int, at: int, nbytes: int) -> Status:
+        This is on the path of every request, so that what would read better as five calls is one.
+        """
+        if not self._home.here:
+            self._home.check()
         peer = self._peer
-        unable = self._unable(peer, True)
-        if unable is not None:
-            return unable
-        assert peer is not None
-        if not target.access & _LOCAL_WRITE:
-            return Status.LOCAL_PROTECTION
-        status = self._forbidden(peer, target, source, (offset, at, nbytes, _READ))
-        if status is _SUCCESS:
-            start = source.address + at
-            target.view[offset : offset + nbytes] = peer.bytes[start : start + nbytes]
-            count = self._device.count
-            count.reads += 1
-            count.read_bytes += nbytes
-        return status
+        if peer is None or self._mailbox.words[STATE] != READY:
+            return Status.FLUSHED
+        table, words = peer.table, peer.mailbox.words
+        # Said before anything is looked up: what is found then stays so until the access is over (`quiesce`).
+        words[BUSY] = 1
+        try:
+            if not table.words[OPEN] or words[STATE] > READY or (ask and not peer.runs()):
+                return Status.RETRY_EXCEEDED
+            device = self._device
+            outside = offset < 0 or nbytes < 0 or offset + nbytes > local.nbytes
+            if outside or device.regions.get(local.number) is not local:
+                return Status.LOCAL_PROTECTION
+            if need == _READ and not local.access & _LOCAL_WRITE:
+                return Status.LOCAL_PROTECTION
+            status = table.check(remote, at, nbytes, need) if remote.device == peer.uid else Status.REMOTE_ACCESS
+            if status is not _SUCCESS:
+                # As with queue pairs, a forbidden access is an error of both ends.
+                words[STATE] = ERROR
+                return status
+            if imm is not None and not peer.mailbox.room_for_immediate():
+                return None
+            start, count = remote.address + at, device.count
+            if need == _READ:
+                local.view[offset : offset + nbytes] = peer.bytes[start : start + nbytes]
+                count.reads += 1
+                count.read_bytes += nbytes
+                return _SUCCESS
+            _place(peer, local.view, offset, start, nbytes)
+            if imm is not None:
+                peer.mailbox.put_immediate(imm)
+            count.writes += 1
+            count.written_bytes += nbytes
+            return _SUCCESS
+        finally:
+            words[BUSY] = 0
 
     def _send(self, message: bytes) -> Status | None:
+        self._home.check()
         peer = self._peer
-        unable = self._unable(peer, True)
-        if unable is not None:
-            return unable
-        assert peer is not None
+        if peer is None or self._mailbox.words[STATE] != READY:
+            return Status.FLUSHED
+        if not peer.table.words[OPEN] or peer.mailbox.words[STATE] > READY or not peer.runs():
+            return Status.RETRY_EXCEEDED
         if len(message) > peer.mailbox.message_bytes:
-            peer.mailbox.state = ChannelState.ERROR
+            peer.mailbox.words[STATE] = ERROR
             return Status.REMOTE_INVALID
         if not peer.mailbox.room():
             return None
@@ -283,6 +285,18 @@ class SharedMemoryChannel:
         self._open_mailbox()
         self._closed = False
 
+    def quiesce(self) -> None:
+        """Wait until the peer is not in the middle of an access; one that begins later will find what changed before.
+
+        Raises:
+            HarnessError: the peer lives, and does not come to an end.
+        """
+        peer, deadline = self._peer, self._device.clock() + QUIESCE_SECONDS
+        while not self._closed and self._mailbox.busy and peer is not None and peer.runs():
+            if self._device.clock() > deadline:
+                raise HarnessError(f"the peer has been in the middle of an access for {QUIESCE_SECONDS:g} s")
+            self._device.idle()
+
     def close(self) -> None:
         """Unmap the peer's memory, and give the mailbox back."""
         if not self._closed:
@@ -293,6 +307,8 @@ class SharedMemoryChannel:
             if self._home.here:
                 # A forked child gives back its own mapping and leaves the parent's channel as it is.
                 self._mailbox.state = ChannelState.CLOSED
+                barrier.everywhere()
+                self.quiesce()
             self._closed = True
             self._mailbox.close()
             self._segment.close()

@@ -8,10 +8,10 @@ it was handed. What is this process's own side of a request is checked against t
 from __future__ import annotations
 
 import ctypes
-import os
 import secrets
 import time
 from dataclasses import replace
+from weakref import WeakSet
 
 from engines.rdma.arena import Arena
 from engines.rdma.copies import CopyLedger
@@ -26,12 +26,15 @@ from engines.rdma.device import (
     Unavailable,
 )
 from engines.rdma.fork import Home
+from engines.rdma.providers.shm import barrier
 from engines.rdma.providers.shm.channel import SharedMemoryChannel
 from engines.rdma.providers.shm.segment import Segment
 from engines.rdma.providers.shm.table import HEADER, REGIONS, Table
 
 LARGEST_WRITE = 2**62
 """No request is cut: a copy may be as long as the memory."""
+SHORTEST = 1e-6
+"""Seconds; the kernel's timers add their slack of 50 us."""
 
 
 class SharedMemoryDevice:
@@ -44,20 +47,25 @@ class SharedMemoryDevice:
             ProviderUnavailable: the kernel has no memfd, or refuses this much memory.
         """
         self.uid = secrets.token_hex(16)
-        self.traits = Traits("shm", in_order=True, largest_write=LARGEST_WRITE, detail={"memory": "memfd"})
         self.ledger = CopyLedger()
         self.home = Home("this shared-memory device")
         self.segment = Segment.create("rdma-arena", HEADER + capacity)
+        pages = "2 MiB" if self.segment.large_pages else "small"
+        detail = {"memory": "memfd", "pages": pages}
+        self.traits = Traits("shm", in_order=True, largest_write=LARGEST_WRITE, detail=detail)
         self.table = Table(self.segment.bytes)
         self.count = Counters()
         """Kept by the channels too; `counters` hands out a copy."""
         self._arena = Arena(HEADER, HEADER + capacity)
         self._touched = HEADER
         """End of the memory that was ever handed out, and may hold something."""
-        self._regions: list[Region] = []
+        self._channels: WeakSet[SharedMemoryChannel] = WeakSet()
+        self.regions: dict[int, Region] = {}
+        """Live ones by number; what else a caller hands in as its own is refused."""
         self._epoch = 1
         self._closed = False
         self.table.open(self.uid, self._epoch)
+        barrier.register()
 
     def allocate(self, nbytes: int, *, access: Access, align: int = 64) -> Region:
         """A zeroed region of the arena."""
@@ -86,7 +94,7 @@ class SharedMemoryDevice:
         return self._register(offset, buffer.nbytes, access)
 
     def _check_room(self) -> None:
-        if len(self._regions) == REGIONS:
+        if len(self.regions) == REGIONS:
             raise ProviderUnavailable(
                 Unavailable.MEMORY, f"a shared-memory device has at most {REGIONS} regions at a time"
             )
@@ -94,8 +102,8 @@ class SharedMemoryDevice:
     def _register(self, offset: int, nbytes: int, access: Access) -> Region:
         rkey, lkey = secrets.randbits(32), secrets.randbits(32)
         view = self.segment.bytes[offset : offset + nbytes]
-        region = Region(len(self._regions), offset, nbytes, lkey, rkey, access, self._epoch, view)
-        self._regions.append(region)
+        region = Region(len(self.regions), offset, nbytes, lkey, rkey, access, self._epoch, view)
+        self.regions[region.number] = region
         self.table.enter(self.describe(region))
         self.count.registrations += 1
         self.count.registered_bytes += nbytes
@@ -107,18 +115,20 @@ class SharedMemoryDevice:
             self.uid, region.number, region.epoch, region.offset, region.nbytes, region.rkey, int(region.access)
         )
 
-    def owns(self, region: Region) -> bool:
-        """Whether `region` is a live region of this device."""
-        return region.number < len(self._regions) and self._regions[region.number] is region
-
     def channel(self, options: ChannelOptions | None = None) -> SharedMemoryChannel:
         """An unconnected end."""
         self.home.check()
-        return SharedMemoryChannel(self, options or ChannelOptions())
+        channel = SharedMemoryChannel(self, options or ChannelOptions())
+        self._channels.add(channel)
+        return channel
 
     def idle(self) -> None:
-        """Yield the processor: the peer may be waiting for it."""
-        os.sched_yield()
+        """Sleep for the shortest time there is, some 60 us: the peer may be waiting for the processor.
+
+        On a busy machine one that yields runs again when everybody else has had a turn, milliseconds later; one that
+        slept comes first.
+        """
+        time.sleep(SHORTEST)
 
     def clock(self) -> float:
         """Wall time."""
@@ -133,7 +143,11 @@ class SharedMemoryDevice:
         self.home.check()
         self._epoch += 1
         self.table.reset(self._epoch)
-        self._regions.clear()
+        # Whoever looked before the epoch changed may still write; nobody may when the memory is given out again.
+        barrier.everywhere()
+        for channel in self._channels:
+            channel.quiesce()
+        self.regions.clear()
         self._arena.reset()
         self.count.registered_bytes = 0
 
@@ -145,7 +159,7 @@ class SharedMemoryDevice:
         if self.home.here:
             # A forked child gives back its own mapping and leaves the parent's device open.
             self.table.shut()
-        self._regions.clear()
+        self.regions.clear()
         self.table.close()
         self.segment.close()
 

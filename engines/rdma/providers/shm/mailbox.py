@@ -15,13 +15,13 @@ from engines.rdma.device import WORD, ChannelState, HarnessError, InvalidDescrip
 _MAGIC = int.from_bytes(b"HRDMABOX", "little")
 # Words of the header; those that different processes store to lie on different cache lines.
 _MARK, _PLACES, _MESSAGE_BYTES = 0, 1, 2
-_STATE = 8
+STATE, BUSY = 8, 18
 _MESSAGES_PUT, _IMMEDIATES_PUT = 16, 17
 _MESSAGES_TAKEN, _IMMEDIATES_TAKEN = 24, 25
 _HEADER = 256
 _STATES = tuple(ChannelState)
-_READY = _STATES.index(ChannelState.READY)
-"""Only `UNCONNECTED` comes before it."""
+READY, ERROR = _STATES.index(ChannelState.READY), _STATES.index(ChannelState.ERROR)
+"""In the word `STATE`. An end takes in what comes up to `READY`, which is before it is connected, too."""
 
 
 class BrokenMailbox(HarnessError):
@@ -48,12 +48,12 @@ class Mailbox:
             InvalidDescriptor: there is none, or one that does not fit.
         """
         self._bytes = memory
-        self._words = memory.cast("Q")
+        self.words = memory.cast("Q")
         # The shape is read once: a peer that changes it later must not move where this side reads.
-        self.places = self._words[_PLACES]
-        self.message_bytes = self._words[_MESSAGE_BYTES]
+        self.places = self.words[_PLACES]
+        self.message_bytes = self.words[_MESSAGE_BYTES]
         fits = self.places > 0 and extent(self.places, self.message_bytes) <= memory.nbytes
-        if self._words[_MARK] != _MAGIC or not fits:
+        if self.words[_MARK] != _MAGIC or not fits:
             self.close()
             raise InvalidDescriptor("there is no mailbox in the file at this address")
         self._slot = _slot(self.message_bytes)
@@ -70,19 +70,16 @@ class Mailbox:
     @property
     def state(self) -> ChannelState:
         """State of the receiving end, as either side last set it."""
-        return _STATES[self._words[_STATE] % len(_STATES)]
+        return _STATES[self.words[STATE] % len(_STATES)]
 
     @state.setter
     def state(self, state: ChannelState) -> None:
-        self._words[_STATE] = _STATES.index(state)
+        self.words[STATE] = _STATES.index(state)
 
-    def is_ready(self) -> bool:
-        """Whether the receiving end is connected and well."""
-        return self._words[_STATE] == _READY
-
-    def is_open(self) -> bool:
-        """Whether the receiving end takes anything in; it does before it is connected."""
-        return self._words[_STATE] <= _READY
+    @property
+    def busy(self) -> bool:
+        """Whether the peer is in the middle of an access to this end's device."""
+        return bool(self.words[BUSY])
 
     def room(self) -> bool:
         """Whether a message fits."""
@@ -94,11 +91,11 @@ class Mailbox:
 
     def put(self, message: bytes) -> None:
         """Append a message of at most `message_bytes`; there must be room."""
-        put = self._words[_MESSAGES_PUT]
+        put = self.words[_MESSAGES_PUT]
         start = _HEADER + put % self.places * self._slot
         self._bytes[start + WORD : start + WORD + len(message)] = message
-        self._words[start // WORD] = len(message)
-        self._words[_MESSAGES_PUT] = put + 1
+        self.words[start // WORD] = len(message)
+        self.words[_MESSAGES_PUT] = put + 1
 
     def take(self) -> bytes | None:
         """Remove the oldest message, or None.
@@ -108,20 +105,20 @@ class Mailbox:
         """
         if not self._count(_MESSAGES_PUT, _MESSAGES_TAKEN):
             return None
-        taken = self._words[_MESSAGES_TAKEN]
+        taken = self.words[_MESSAGES_TAKEN]
         start = _HEADER + taken % self.places * self._slot
-        length = self._words[start // WORD]
+        length = self.words[start // WORD]
         if length > self.message_bytes:
             raise BrokenMailbox(f"a message of {length} bytes lies in a place of {self.message_bytes}")
         message = bytes(self._bytes[start + WORD : start + WORD + length])
-        self._words[_MESSAGES_TAKEN] = taken + 1
+        self.words[_MESSAGES_TAKEN] = taken + 1
         return message
 
     def put_immediate(self, value: int) -> None:
         """Append a 32-bit word; there must be room."""
-        put = self._words[_IMMEDIATES_PUT]
-        self._words[self._immediates + put % self.places] = value
-        self._words[_IMMEDIATES_PUT] = put + 1
+        put = self.words[_IMMEDIATES_PUT]
+        self.words[self._immediates + put % self.places] = value
+        self.words[_IMMEDIATES_PUT] = put + 1
 
     def take_immediate(self) -> int | None:
         """Remove the oldest immediate, or None.
@@ -131,20 +128,20 @@ class Mailbox:
         """
         if not self._count(_IMMEDIATES_PUT, _IMMEDIATES_TAKEN):
             return None
-        taken = self._words[_IMMEDIATES_TAKEN]
-        value = self._words[self._immediates + taken % self.places]
+        taken = self.words[_IMMEDIATES_TAKEN]
+        value = self.words[self._immediates + taken % self.places]
         if value >= 2**32:
             raise BrokenMailbox(f"an immediate of more than 32 bits: {value}")
-        self._words[_IMMEDIATES_TAKEN] = taken + 1
+        self.words[_IMMEDIATES_TAKEN] = taken + 1
         return value
 
     def _count(self, put: int, taken: int) -> int:
-        waiting = self._words[put] - self._words[taken]
+        waiting = self.words[put] - self.words[taken]
         if not 0 <= waiting <= self.places:
             raise BrokenMailbox(f"{waiting} arrivals wait in a mailbox of {self.places} places")
         return waiting
 
     def close(self) -> None:
         """Release the views, so that the memory can be unmapped."""
-        self._words.release()
+        self.words.release()
         self._bytes.release()

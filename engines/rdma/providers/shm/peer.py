@@ -120,10 +120,6 @@ class Peer:
         self._segments.append(segment)
         return segment
 
-    def takes_in(self) -> bool:
-        """Whether, as far as shared memory says, its device and its end are open and in no error."""
-        return self.table.is_open and self.mailbox.is_open()
-
     def runs(self) -> bool:
         """Whether its process has not ended: asks the kernel."""
         return not self._exit.poll(0)

@@ -7,12 +7,16 @@ however a process dies: the kernel frees it with the last mapping. A peer opens 
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 from dataclasses import dataclass
 
 from engines.rdma.device import InvalidDescriptor, ProviderUnavailable, Unavailable
-from engines.rdma.memory import prepare_pages
+from engines.rdma.memory import LARGE_PAGE, SharedMapping, available_bytes
+
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+"""A peer's file that became shorter would end this process at its next access to it."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Place:
 class Segment:
     """One mapping, of this process's own memory or of a peer's."""
 
-    def __init__(self, file: int, nbytes: int, *, populate: bool) -> None:
+    def __init__(self, file: int, nbytes: int) -> None:
         """Map `nbytes` of `file`; the segment closes the file in the end.
 
         Raises:
@@ -37,9 +41,10 @@ class Segment:
         """
         self.file = file
         self.nbytes = nbytes
-        self._map = mmap.mmap(file, nbytes)
-        prepare_pages(self._map, populate=populate)
-        self.bytes = memoryview(self._map)
+        self._mapping = SharedMapping(file, nbytes)
+        self.large_pages = False
+        """Whether all of it that can be was given large pages when it was created."""
+        self.bytes = self._mapping.view
         self.words = self.bytes.cast("Q")
 
     @classmethod
@@ -49,17 +54,28 @@ class Segment:
         Raises:
             ProviderUnavailable: the kernel has no memfd, or refuses this much memory.
         """
-        nbytes = max(1, -(-nbytes // mmap.PAGESIZE)) * mmap.PAGESIZE
+        page = LARGE_PAGE if nbytes >= LARGE_PAGE else mmap.PAGESIZE
+        nbytes = max(1, -(-nbytes // page)) * page
+        if nbytes > (free := available_bytes()):
+            # The kernel would grant it, and end some process when the pages are asked for.
+            raise _refused(nbytes, f"{free} bytes are available")
         try:
-            file = os.memfd_create(name, os.MFD_CLOEXEC)
+            file = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         except (OSError, AttributeError) as error:
             raise ProviderUnavailable(Unavailable.KERNEL, f"anonymous shared files (memfd): {error}") from error
         try:
             os.ftruncate(file, nbytes)
-            return cls(file, nbytes, populate=True)
+            fcntl.fcntl(file, fcntl.F_ADD_SEALS, _SEALS)
+            segment = cls(file, nbytes)
         except OSError as error:
             os.close(file)
-            raise ProviderUnavailable(Unavailable.MEMORY, f"shared memory of {nbytes} bytes: {error}") from error
+            raise _refused(nbytes, error) from error
+        try:
+            segment.large_pages = segment._mapping.populate(file)
+        except OSError as error:
+            segment.close()
+            raise _refused(nbytes, error) from error
+        return segment
 
     @classmethod
     def attach(cls, place: Place) -> Segment:
@@ -77,8 +93,10 @@ class Segment:
             found = os.fstat(file)
             if (found.st_ino, found.st_size) != (place.inode, place.nbytes):
                 raise InvalidDescriptor("the file at this address is not the one that was published")
+            if fcntl.fcntl(file, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
+                raise InvalidDescriptor("the file at this address can still change its size")
             # Of a peer's memory a process touches a part; that part is mapped by the first, untimed step.
-            return cls(file, place.nbytes, populate=False)
+            return cls(file, place.nbytes)
         except OSError as error:
             os.close(file)
             raise _unreachable(place, error) from error
@@ -95,12 +113,11 @@ class Segment:
         """Unmap; a view that somebody still holds keeps the mapping until it goes."""
         os.close(self.file)
         self.words.release()
-        try:
-            self.bytes.release()
-            self._map.close()
-        except BufferError:
-            # Arrays over the memory are still alive: the mapping goes when the last of them does.
-            return
+        self._mapping.close()
+
+
+def _refused(nbytes: int, error: object) -> ProviderUnavailable:
+    return ProviderUnavailable(Unavailable.MEMORY, f"shared memory of {nbytes} bytes: {error}")
 
 
 def _unreachable(place: Place, error: OSError) -> ProviderUnavailable:

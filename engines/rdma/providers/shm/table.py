@@ -20,7 +20,7 @@ REGIONS = 1024
 
 _IDENTITY = struct.Struct("<8s32sQQ")
 _MAGIC = b"HRDMASHM"
-_EPOCH, _OPEN = 5, 6
+_EPOCH, OPEN = 5, 6
 """Where the last two lie, in 64-bit words."""
 _ENTRIES = 128
 _ENTRY = struct.Struct("<QQQQQQ")
@@ -32,7 +32,7 @@ class Table:
 
     def __init__(self, memory: memoryview) -> None:
         self._bytes = memory[:HEADER]
-        self._words = self._bytes.cast("Q")
+        self.words = self._bytes.cast("Q")
         self._end = memory.nbytes
         self._epoch = 0
         self._known: dict[int, tuple[Descriptor, int, int]] = {}
@@ -49,11 +49,11 @@ class Table:
     @property
     def is_open(self) -> bool:
         """Whether its owner has not closed it."""
-        return bool(self._words[_OPEN])
+        return bool(self.words[OPEN])
 
     def shut(self) -> None:
         """Say that the device is closed."""
-        self._words[_OPEN] = 0
+        self.words[OPEN] = 0
 
     def enter(self, region: Descriptor) -> None:
         """Add a region."""
@@ -63,14 +63,14 @@ class Table:
     def reset(self, epoch: int) -> None:
         """Forget every region."""
         # One store of one word: a peer may be looking, and `pack_into` clears what it is about to fill.
-        self._words[_EPOCH] = epoch
+        self.words[_EPOCH] = epoch
         self._bytes[_ENTRIES : _ENTRIES + REGIONS * _ENTRY.size] = bytes(REGIONS * _ENTRY.size)
 
     def check(self, region: Descriptor, at: int, nbytes: int, need: int) -> Status:
         """Whether `nbytes` from `at` in the region may be accessed so (`need` of `Access`)."""
-        if self._words[_EPOCH] != self._epoch:
+        if self.words[_EPOCH] != self._epoch:
             self._known.clear()
-            self._epoch = self._words[_EPOCH]
+            self._epoch = self.words[_EPOCH]
         # Within an epoch regions are only added, so that one look-up of a descriptor serves all its requests.
         known = self._known.get(id(region))
         if known is None:
@@ -101,5 +101,5 @@ class Table:
     def close(self) -> None:
         """Release the views, so that the memory can be unmapped."""
         self._known.clear()
-        self._words.release()
+        self.words.release()
         self._bytes.release()

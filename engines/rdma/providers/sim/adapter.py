@@ -165,7 +165,7 @@ class Adapter:
     def _carry(self, flight: Flight, done: list[int], target: Adapter) -> None:
         """Put on the wire what the port is done with (of a burst: its first packet) then."""
         nbytes = flight.burst.groups[0][1]
-        arrives = done[-1] + self._lead(nbytes, target) + self.fabric.delay()
+        arrives = done[-1] + self._lead(nbytes, target) + self.fabric.delay(self.name, target.name)
         self.fabric.at(arrives, target.arrive, flight, arrives, self)
 
     def _lead(self, nbytes: int, target: Adapter) -> int:
@@ -201,7 +201,7 @@ class Adapter:
     def _both(self, nbytes: int, sender: Adapter) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Services and lags of a packet from the sender's engine to this adapter's bus."""
         service, lag = sender._stages(nbytes)
-        flight = self.fabric.delay() + sender._lead(nbytes, self)
+        flight = self.fabric.propagation(sender.name, self.name) + sender._lead(nbytes, self)
         return (*service, *self._services(nbytes)), (*lag, flight, 0, 0)
 
     def _services(self, nbytes: int) -> tuple[int, ...]:
@@ -232,7 +232,7 @@ class Adapter:
         if self.fabric.lost():
             self.wire["lost_pkts"] += 1
         elif target is not None:
-            flight = self.costs.wire(0) + self.fabric.delay() + target.costs.packet_time
+            flight = self.costs.wire(0) + self.fabric.delay(self.name, target.name) + target.costs.packet_time
             self.fabric.draw(self.name, "acknowledgements", reply.answer, when, when + flight, psn=reply.psn)
             self.fabric.at(when + flight, target.replied, reply)
 

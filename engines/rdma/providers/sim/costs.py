@@ -3,8 +3,7 @@
 Inside the simulator time is an integer number of picoseconds, so that sums are exact and a burst worked out in closed
 form ends at the same picosecond as its packets one by one; `Costs` is where seconds become picoseconds.
 
-A profile (`emulation.profile`) has most of these figures: one-sided software costs, copies, links. It has none for an
-adapter's work per packet, which is therefore nothing there, and its links' efficiencies have headers in them already.
+`cluster` takes them from a profile.
 """
 
 from __future__ import annotations
@@ -15,13 +14,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from emulation.units import PICOSECONDS_PER_SECOND, picoseconds
-from harness.api import EnvironmentLacks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from emulation.fabric import DirectedLink
-    from emulation.profile import OneSided, Profile
 
 ROCE_HEADERS = 86
 """Bytes on the wire around the payload of a RoCEv2 packet: preamble and gap 20, Ethernet 14 and its check 4, IPv4 20,
@@ -113,66 +108,3 @@ class Costs:
         """Picoseconds of one core to register so many bytes."""
         pages = max(1, math.ceil(nbytes / self.page))
         return picoseconds(self.registration) + pages * picoseconds(self.registration_per_page)
-
-
-@dataclass(frozen=True)
-class Way:
-    """What a profile says about two hosts: what either end pays, and the seconds over the wire between them."""
-
-    source: Costs
-    target: Costs
-    propagation: float
-
-
-def way_of(profile: Profile, source: str, target: str) -> Way:
-    """The figures of a pair of hosts; the links of the route from one processor to the other.
-
-    The slowest network link on the way is taken for the port, and the slowest link inside a host for its bus. The
-    state of a queue pair is fetched from host memory: there and back over the bus.
-
-    Args:
-        profile: the cluster.
-        source: name of a processor, `host0/cpu`.
-        target: the same, of another host.
-
-    Raises:
-        EnvironmentLacks: the profile has no one-sided writes, or no network joins the two.
-    """
-    from emulation.topology import Topology
-
-    topology = Topology(profile)
-    links = [topology.links[number] for number in topology.route(source, target).links]
-    network = [place for place, link in enumerate(links) if link.kind == "network"]
-    if not network:
-        raise EnvironmentLacks(f"profile {profile.name!r}: no network leads from {source!r} to {target!r}")
-    first, last = network[0], network[-1] + 1
-    wire = links[first:last]
-    return Way(
-        source=_costs(profile, source, links[:first], wire),
-        target=_costs(profile, target, links[last:], wire),
-        propagation=sum(link.latency for link in wire) / PICOSECONDS_PER_SECOND,
-    )
-
-
-def _costs(profile: Profile, device: str, bus: list[DirectedLink], wire: list[DirectedLink]) -> Costs:
-    software = profile.host(device).software
-    one_sided: OneSided | None = software.one_sided
-    if one_sided is None:
-        raise EnvironmentLacks(f"profile {profile.name!r}: {device!r} has no one-sided writes")
-    memory = profile.models[profile.host(device).cpu].memory_bandwidth.peak.value
-    bus_latency = sum(link.latency for link in bus) / PICOSECONDS_PER_SECOND
-    return Costs(
-        post=one_sided.post.value,
-        completion=one_sided.completion.value,
-        bus_latency=bus_latency,
-        bus_rate=min([link.capacity for link in bus], default=memory),
-        wire_rate=min(link.capacity for link in wire),
-        header=0,
-        per_packet=0.0,
-        context_miss=2 * bus_latency,
-        memcpy=software.memcpy.rate,
-        serialise=software.rpc.serialise.value,
-        registration=one_sided.registration.value,
-        registration_per_page=one_sided.registration_per_page.value,
-        page=round(software.page.value),
-    )

@@ -6,7 +6,7 @@ import mmap
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from emulation.units import PICOSECONDS_PER_SECOND
+from emulation.units import PICOSECONDS_PER_SECOND, picoseconds
 from engines.rdma.arena import Arena
 from engines.rdma.device import (
     Access,
@@ -158,6 +158,10 @@ class SimulatedDevice:
     def clock(self) -> float:
         """Virtual seconds on this rank's processor."""
         return self.processor.time / PICOSECONDS_PER_SECOND
+
+    def wait_until(self, moment: float) -> None:
+        """Do nothing until `clock` says so much; of no effect if it is past."""
+        self.processor.work(max(0, picoseconds(moment) - self.processor.time), "wait")
 
     def counters(self) -> Counters:
         """What it has done so far."""

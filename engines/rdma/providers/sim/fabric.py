@@ -94,6 +94,8 @@ class Fabric:
         self._keeps_timeline = timeline
         self._ports: dict[str, Any] = {}
         self._joined: dict[str, set[str]] = {}
+        self._everywhere = picoseconds(self.wire.propagation)
+        self._apart: dict[tuple[str, str], int] = {}
         self._trace = hashlib.blake2b(digest_size=32)
         self._names = 0
         self._stirred = False
@@ -193,10 +195,18 @@ class Fabric:
         """Whether the next packet is."""
         return self.wire.loss > 0 and self.random.random() < self.wire.loss
 
-    def delay(self) -> int:
-        """Picoseconds that the next packet is under way."""
+    def space(self, left: str, right: str, propagation: float) -> None:
+        """Say how many seconds two adapters are apart, each way, where that is not what the wire says."""
+        self._apart[left, right] = self._apart[right, left] = picoseconds(propagation)
+
+    def propagation(self, left: str, right: str) -> int:
+        """Picoseconds from one adapter to another."""
+        return self._apart.get((left, right), self._everywhere)
+
+    def delay(self, left: str, right: str) -> int:
+        """Picoseconds that the next packet from one to the other is under way."""
         wire = self.wire
-        base = picoseconds(wire.propagation)
+        base = self.propagation(left, right)
         if wire.reorder and self.random.random() < wire.reorder:
             base += picoseconds(self.random.uniform(0.0, wire.detour))
         return base

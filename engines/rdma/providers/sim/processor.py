@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from engines.rdma.providers.sim.fabric import Fabric
 
 SERIALISING = ("serialise", "parse")
-"""Copies under these names are part of packing a message and cost what that costs."""
+"""Copies that stand for packing or unpacking a message, and cost what that costs."""
+WITHIN = ("tensor to bytes", "bytes to message", "message to bytes")
+"""Copies that are part of it: the rate of serialising is that of a payload into a message, whatever its copies."""
 
 
 class Processor:
@@ -52,5 +54,7 @@ class ChargedLedger(CopyLedger):
     def count(self, site: str, nbytes: int) -> None:
         """Record one copy of `nbytes`, and be busy with it."""
         super().count(site, nbytes)
-        packing = site in SERIALISING
-        self.processor.work(self.costs.serialising(nbytes) if packing else self.costs.copying(nbytes), site)
+        if site in SERIALISING:
+            self.processor.work(self.costs.serialising(nbytes), site)
+        elif site not in WITHIN:
+            self.processor.work(self.costs.copying(nbytes), site)

@@ -27,7 +27,12 @@ def passed(free: Sequence[int], service: Sequence[int], lag: Sequence[int], coun
             with a packet before the one before has the end of it.
         count: packets, at least one.
     """
-    done = []
+    done: list[int] = []
+    if count == 1:
+        for stage, took in enumerate(service):
+            ready = done[-1] + lag[stage] if stage else free[0]
+            done.append(max(ready, free[stage]) + took)
+        return done
     for last in range(len(free)):
         total = slowest = 0
         best: int | None = None
