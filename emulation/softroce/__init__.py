@@ -5,7 +5,7 @@ that can lose, delay and throttle packets, and hands out a `Host` each to run co
 """
 
 from emulation.softroce.cluster import Cluster, Host
-from emulation.softroce.failure import GuestError, GuestLost, SoftRoceError, ToolsMissing
+from emulation.softroce.failure import GuestError, GuestLost, Refused, SoftRoceError, ToolsMissing
 from emulation.softroce.image import Image
 from emulation.softroce.layer import Layer
 from emulation.softroce.line import Ended, Task
@@ -22,6 +22,7 @@ __all__ = [
     "Image",
     "Layer",
     "Recipe",
+    "Refused",
     "Share",
     "SoftRoceError",
     "Task",

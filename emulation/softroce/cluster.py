@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from emulation.softroce import network
 from emulation.softroce.accelerator import usable
-from emulation.softroce.failure import GuestLost, SoftRoceError
+from emulation.softroce.failure import GuestLost, Refused, SoftRoceError
 from emulation.softroce.image import Image
 from emulation.softroce.line import Line, Task
 from emulation.softroce.machine import Machine, Powered, Share, mount_commands
@@ -223,7 +223,7 @@ class Cluster:
         lifetime: seconds after which the guests are killed whatever happens.
 
     Raises:
-        SoftRoceError: the numbers make no cluster.
+        Refused: the numbers make no cluster.
     """
 
     def __init__(
@@ -242,9 +242,9 @@ class Cluster:
         lifetime: float = 3600.0,
     ) -> None:
         if not 1 <= hosts <= MOST_HOSTS:
-            raise SoftRoceError(f"a Soft-RoCE cluster has 1 to {MOST_HOSTS} hosts; got {hosts}")
+            raise Refused(f"a Soft-RoCE cluster has 1 to {MOST_HOSTS} hosts; got {hosts}")
         if memory < 256 << 20:
-            raise SoftRoceError(f"a guest needs 256 MiB at least; got {memory >> 20} MiB")
+            raise Refused(f"a guest needs 256 MiB at least; got {memory >> 20} MiB")
         self.size = hosts
         self.folder = folder.resolve()
         self.image = image or Image.build()

@@ -7,6 +7,10 @@ class SoftRoceError(Exception):
     """The guests cannot do what was asked; the message says why and what to do about it."""
 
 
+class Refused(SoftRoceError):
+    """What was asked for makes no cluster, no wire or no layer: a figure is out of its range."""
+
+
 class ToolsMissing(SoftRoceError):
     """This machine lacks programs that build or boot guests; the message is the command that installs them."""
 

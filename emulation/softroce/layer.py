@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from emulation.softroce import cache
 from emulation.softroce.disk import make_disk
-from emulation.softroce.failure import SoftRoceError
+from emulation.softroce.failure import Refused
 from emulation.softroce.tools import TO_BUILD, call, need
 
 if TYPE_CHECKING:
@@ -51,10 +51,11 @@ class Layer:
 
         Raises:
             ToolsMissing: programs that build it are not installed.
+            Refused: the name is not plain.
             SoftRoceError: pip cannot provide them as wheels for the guest's Python.
         """
         if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
-            raise SoftRoceError(f"a layer's name is letters, digits and dashes; got {name!r}")
+            raise Refused(f"a layer's name is letters, digits and dashes; got {name!r}")
         folder = cls._folder(name, requirements)
         if not folder.is_dir():
             need(TO_BUILD)

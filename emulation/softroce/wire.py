@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from emulation.softroce.failure import SoftRoceError
+from emulation.softroce.failure import Refused
 
 QUEUE = 20_000
 """Packets netem may hold; its default of 1000 would drop a delayed burst and so add a loss nobody asked for."""
@@ -15,7 +15,7 @@ class Wire:
     """Applied to every packet that leaves a guest.
 
     Raises:
-        SoftRoceError: a figure is out of range.
+        Refused: a figure is out of range.
     """
 
     loss: float = 0.0
@@ -27,11 +27,11 @@ class Wire:
 
     def __post_init__(self) -> None:
         if not 0 <= self.loss <= 1:
-            raise SoftRoceError(f"loss is a fraction of the packets, 0 to 1; got {self.loss:g}")
+            raise Refused(f"loss is a fraction of the packets, 0 to 1; got {self.loss:g}")
         if not 0 <= self.delay <= 10:
-            raise SoftRoceError(f"delay is 0 to 10 seconds; got {self.delay:g} s")
+            raise Refused(f"delay is 0 to 10 seconds; got {self.delay:g} s")
         if not 0 <= self.rate <= 1e12:
-            raise SoftRoceError(f"rate is 0 to 1e12 bit/s; got {self.rate:g} bit/s")
+            raise Refused(f"rate is 0 to 1e12 bit/s; got {self.rate:g} bit/s")
 
     @property
     def plain(self) -> bool:

@@ -29,8 +29,7 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import IntFlag, StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
-# Devices also run inside guests that have little beside the standard library; `harness.api` would ask for pydantic.
-from harness.errors import HarnessError
+from harness.api import HarnessError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

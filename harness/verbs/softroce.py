@@ -47,12 +47,14 @@ def run(args: argparse.Namespace) -> int:
 @contextmanager
 def _told() -> Iterator[None]:
     """Errors of the guests as errors of the harness."""
-    from emulation.softroce import SoftRoceError, ToolsMissing
+    from emulation.softroce import Refused, SoftRoceError, ToolsMissing
 
     try:
         yield
     except ToolsMissing as error:
         raise EnvironmentLacks(str(error)) from error
+    except Refused as error:
+        raise SpecError.single(str(error)) from error
     except SoftRoceError as error:
         raise BackendError(str(error)) from error
 
@@ -168,7 +170,6 @@ def _cluster(args: argparse.Namespace) -> Iterator[Cluster]:
 
     folder = _logs(args)
     shared = folder / "share"
-    shared.mkdir(parents=True)
     code = guests.code()
     cluster = Cluster(
         args.hosts,
@@ -179,6 +180,7 @@ def _cluster(args: argparse.Namespace) -> Iterator[Cluster]:
         shares=[Share(shared, "/share", writable=True), *(Share(f, str(f)) for f in code)],
         python_path=[str(f) for f in code],
     )
+    shared.mkdir(parents=True)
     complain(f"booting {args.hosts} guests ({cluster.accelerator}, kernel {cluster.image.release}) ...")
     with cluster:
         yield cluster

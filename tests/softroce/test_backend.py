@@ -21,8 +21,8 @@ from harness.spec import Limits, Needs
 pytestmark = pytest.mark.timeout(600)
 
 
-def profile(name):
-    return load_profile(name).model_dump(mode="json", by_alias=True)
+TWO = load_profile("softroce-2").model_dump(mode="json", by_alias=True)
+ONE = {**TWO, "hosts": [{**TWO["hosts"][0], "count": 1}], "fabric": {"links": []}}
 
 
 @pytest.fixture
@@ -30,11 +30,11 @@ def trial(make_trial, store):
     folder = store.directory / "trial" / "made"
     folder.mkdir(parents=True)
 
-    def made(mode, hardware="softroce-2", **more):
+    def made(mode, profile=TWO, **more):
         # Guests take their time where others want the same cores.
         one = make_trial(mode, backend="softroce", **{"limits": Limits(timeout="5 min"), **more})
         # Only what lies in the folder of the run is seen by guests and by this test.
-        return replace(one, profile=profile(hardware), engine_fields={**one.engine_fields, "folder": str(folder)})
+        return replace(one, profile=profile, engine_fields={**one.engine_fields, "folder": str(folder)})
 
     made.folder = folder
     return made
@@ -81,7 +81,7 @@ def test_a_guest_that_dies_costs_the_attempt_and_not_the_trial(trial, store):
     before = {g.pid for g in look().guests}
     killer = threading.Thread(target=kill_its_guest)
     killer.start()
-    one = trial("hangs_once", hardware="softroce-2@1")
+    one = trial("hangs_once", profile=ONE)
     (record,) = run([one], store=store, options=RunOptions(grace=1.0)).records
     killer.join()
     assert record.state is State.OK, record.failure

@@ -1,6 +1,7 @@
 """What two guests on a wire can do: commands, files, verbs, and losses on the wire."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from emulation.softroce.status import look
 
 pytestmark = pytest.mark.timeout(600)
 
-PINGPONG = ("ibv_rc_pingpong", "-d", "rxe0", "-g", "1", "-m", "4096", "-e", "-c", "-s", "65536")
+PINGPONG = ("ibv_rc_pingpong", "-d", "rxe0", "-g", "1", "-m", "4096", "-e", "-c", "-s", "65536", "-n", "100")
 """Sends of 64 KiB over a reliable connection, whose bytes are compared at both ends (-c)."""
 RESENT = ("duplicate_request", "out_of_seq_request", "rcvd_seq_err", "completer_retry_err")
 
@@ -25,14 +26,14 @@ def plain(pair):
     pair.set_wire(Wire())
 
 
-def ping_pong(pair, times=100, timeout=120):
+def ping_pong(pair, timeout=120):
     """One exchange between the guests; its ends."""
     with ThreadPoolExecutor(1) as pool:
-        server = pool.submit(pair[0].run, [*PINGPONG, "-n", str(times)], timeout=timeout)
+        server = pool.submit(pair[0].run, PINGPONG, timeout=timeout)
         deadline = time.monotonic() + 60
         while "18515" not in pair[0].run(["ss", "-ltn"]).output.replace(":48", " "):
             assert time.monotonic() < deadline, "the server does not listen"
-        client = pair[1].run([*PINGPONG, "-n", str(times), pair[0].address], timeout=timeout)
+        client = pair[1].run([*PINGPONG, pair[0].address], timeout=timeout)
         return server.result(), client
 
 
@@ -121,13 +122,10 @@ def test_verbs_move_whole_bytes_and_a_lossy_wire_makes_the_devices_send_again(pa
 
 def test_a_slow_wire_holds_back_what_is_sent(pair, plain):
     pair.set_wire(Wire(rate=8e6))
-    kept = pair[1].run(["tc", "-s", "qdisc", "show", "dev", "eth0"]).output
-    assert "rate 8Mbit" in kept
-    began = time.monotonic()
-    server, client = ping_pong(pair, times=20)
-    assert (server.code, client.code) == (0, 0), (server, client)
-    # 20 x 64 KiB each way in turn at 1 MB/s take 2.6 s, however fast the machine.
-    assert time.monotonic() - began > 2.6
+    said = pair[0].run(["ping", "-c", "3", "-s", "40000", "-W", "60", pair[1].address], timeout=200).output
+    fastest = float(re.search(r"rtt min/avg/max/mdev = ([0-9.]+)/", said)[1])
+    # 40 kB there and back at 1 MB/s take 80 ms, however fast the machine.
+    assert fastest > 79, said
 
 
 def test_the_logs_and_counters_of_a_guest_lie_on_this_machine_while_it_runs(pair):

@@ -40,14 +40,14 @@ def test_provider_holds_that(case, setting):
 
 GUEST = """
 import runpy, sys
-sys.modules.update(dict.fromkeys(["pydantic", "yaml", "torch", "grpc", "simpy", "scipy", "pytest"]))
+sys.modules.update(dict.fromkeys(["torch", "grpc", "simpy", "scipy", "pytest"]))
 sys.argv[1:] = {arguments!r}
 runpy.run_module("engines.rdma.conformance", run_name="__main__")
 """
 
 
 def run(*arguments):
-    """The runner in an interpreter that has nothing beside the standard library and numpy."""
+    """The runner in an interpreter without the engine's heavy libraries."""
     command = [sys.executable, "-W", "error", "-c", GUEST.format(arguments=list(arguments))]
     return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
 

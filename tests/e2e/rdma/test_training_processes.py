@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -30,16 +31,21 @@ class Run:
                 "dies_at": 3 if rank == dies else 0,
             }  # fmt: skip
             command = [sys.executable, str(RANK), json.dumps(order)]
-            self.processes.append(
-                subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-            )
+            with self.log(rank).open("w") as log:
+                self.processes.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT))
+
+    def log(self, rank):
+        return self.scratch / f"log{rank}"
 
     def finish(self):
-        try:
-            self.output = [process.communicate(timeout=100)[0] for process in self.processes]
-        finally:
-            for process in self.processes:
-                process.kill()
+        deadline = time.monotonic() + 100
+        # All are asked in turn: a process that was killed is there, as a zombie, until somebody asks for it.
+        while any([process.poll() is None for process in self.processes]) and time.monotonic() < deadline:  # noqa: C419
+            time.sleep(0.05)
+        for process in self.processes:
+            process.kill()
+            process.wait()
+        self.output = [self.log(rank).read_text() for rank in range(len(self.processes))]
         path = self.scratch / "found0.json"
         self.found = json.loads(path.read_text()) if path.exists() else []
         return self
