@@ -94,7 +94,7 @@ def test_both_ranks_learn_that_one_has_no_device(sessions, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "same_host", "chosen"), [("auto", True, "shm"), ("auto", False, "verbs"), ("sim", True, "sim")]
+    ("wanted", "same_host", "chosen"), [("auto", True, "shm"), ("auto", False, "verbs"), ("verbs", True, "verbs")]
 )
 def test_the_provider_follows_from_the_hosts(sessions, wanted, same_host, chosen):
     sessions[0].same_host = same_host
@@ -105,6 +105,11 @@ def test_shared_memory_between_hosts_is_refused(sessions):
     sessions[0].same_host = False
     with pytest.raises(EnvironmentLacks, match="'shm' needs both ranks on one host"):
         sessions[0]._choose("shm")
+
+
+def test_virtual_time_is_not_measured(sessions):
+    with pytest.raises(EnvironmentLacks, match="'sim' moves bytes in virtual time, which is a prediction"):
+        sessions[0]._choose("sim")
 
 
 def joined(sessions, name="zero-copy"):
