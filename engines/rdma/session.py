@@ -96,6 +96,8 @@ class Session:
             return "shm" if self.same_host else "verbs"
         if wanted == "shm" and not self.same_host:
             raise EnvironmentLacks("provider 'shm' needs both ranks on one host; leave `provider` at 'auto'")
+        if wanted == "sim":
+            raise EnvironmentLacks("provider 'sim' moves bytes in virtual time, which is a prediction: --on emulated")
         return wanted
 
     def publish(self, key: str, value: str) -> None:

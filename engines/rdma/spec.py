@@ -56,7 +56,8 @@ class Spec(EngineSpec):
     """Element type of the tensors under `sizes`; models have their own."""
     provider: Literal["auto", "shm", "verbs", "sim"] = "auto"
     """What the device is: memory that the processes of one host share (`shm`), an RDMA adapter (`verbs`), a simulated
-    adapter (`sim`). `auto`: `shm` on one host, else `verbs`. It says how a plan is carried out; it is no part of it."""
+    adapter (`sim`; emulated only). `auto`: `shm` on one host, else `verbs`. It says how a plan is carried out; it is
+    no part of it."""
     placement: Literal["static", "dynamic"] = "static"
     """Of `zero-copy` and `copy`. `static`: the receiver placed every tensor before the first step. `dynamic`: it learns
     shape and address from a metadata block in every step, makes room, and reads the tensor."""
