@@ -262,7 +262,7 @@ class ChannelOptions:
     """Work requests outstanding in each direction; more are held back by the provider, never refused or dropped."""
     message_bytes: int = 4096
     """Room for one message of the peer's."""
-    timeout: int = 14
+    timeout: int = 18
     """Local acknowledgement timeout exponent: 4.096 us x 2^timeout; 0 waits for ever."""
     retries: int = 7
     """Retransmissions before `RETRY_EXCEEDED`."""

@@ -24,7 +24,7 @@ INTERFACES = ("v0", "v1")
 CAPACITY = 8 << 20
 NOBODY = 65534
 RETRANSMISSIONS = ("duplicate_request", "out_of_seq_request", "rcvd_seq_err", "completer_retry_err")
-PATIENT = {"timeout": 14, "retries": 7}
+PATIENT = {"timeout": 18, "retries": 7}
 HASTY = {"timeout": 12, "retries": 3}
 CASES = {}
 
@@ -87,7 +87,7 @@ def an_interface_that_goes_down_ends_what_is_under_way_and_a_reset_mends_it():
         try:
             start = time.monotonic()
             tickets = [channel.write(source, target, offset=0, at=0, nbytes=1 << 20) for _ in range(4)]
-            statuses = [c.status for c in both.end_of(*tickets, step=both.near_only)]
+            statuses = [c.status for c in both.end_of(*tickets, look=both.near.collect)]
             took = time.monotonic() - start
         finally:
             shell("ip link set v1 up")
@@ -207,6 +207,33 @@ def a_child_that_ends_leaves_the_parents_connection_alone():
         equal(bytes(memory.view), b"p" * 4096, "what the parent sees after its child wrote to its own copy")
 
 
+UNCLOSED = """
+from engines.rdma.conformance.pair import Pair, Setting
+pair = Pair(Setting("verbs", {"device": "rxe0", "binding": "BINDING"}, {"device": "rxe1"}), 4096, {}, {})
+region = pair.near.region(64)
+print("last line", flush=True)
+"""
+
+
+@case
+def a_program_that_closes_nothing_ends_well():
+    for binding in ("ibverbs", "pyverbs"):
+        program = [sys.executable, "-c", UNCLOSED.replace("BINDING", binding)]
+        ended = subprocess.run(program, capture_output=True, text=True, check=False)
+        equal((ended.returncode, ended.stdout), (0, "last line\n"), f"the end of a program with {binding}")
+
+
+@case
+def a_peer_that_dies_ends_requests_in_time_with_the_most_retries_there_are():
+    with pair(timeout=12, retries=7) as both:
+        source, (_, target) = both.near.region(64), both.far.published(64)
+        both.far.channel.close()
+        start = time.monotonic()
+        ticket = both.near.channel.write(source, target, offset=0, at=0, nbytes=64)
+        equal(both.status_of(ticket, look=both.near.collect), Status.RETRY_EXCEEDED, "the write")
+        expect(time.monotonic() - start < 10, "it took ten seconds")
+
+
 @case
 def a_write_reaches_its_memory_while_a_child_lives():
     with pair(**PATIENT) as both:
@@ -238,7 +265,7 @@ def a_peer_that_dies_while_nothing_is_under_way_is_found_out():
             expect(channel.alive(), "a living peer was taken for dead")
             victim.kill()
             start = time.monotonic()
-            both.until(lambda: not channel.alive(), "word of the death", step=both.near_only)
+            both.until(lambda: not channel.alive(), "word of the death", look=both.near.collect)
             expect(time.monotonic() - start < 10, "it took ten seconds")
         equal(channel.state, ChannelState.ERROR, "the state")
         equal(list(channel.poll()), [], "completions, of which nobody asked for any")

@@ -74,6 +74,7 @@ def settings(model, **fields):
     return Training(model=model, steps=4, reference_steps=4, momentum=0.9, learning_rate=0.01, **fields)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["alexnet", "inception-v3", "vgg-16", "lstm", "gru", "fcn-5", *FROM_TRANSFORMERS])
 def test_every_model_trains_with_a_parameter_server_as_in_one_process(model, tmp_path):
     if model in FROM_TRANSFORMERS:
@@ -82,6 +83,7 @@ def test_every_model_trains_with_a_parameter_server_as_in_one_process(model, tmp
     check(Run(tmp_path, training, ["zero-copy"]).finish(), training, ["zero-copy"], 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["alexnet", "lstm", "fcn-5", "lstm-seq2seq"])
 def test_models_train_on_a_ring_as_in_one_process(model, tmp_path):
     training = settings(model, workers=3, algorithm="ring")
@@ -89,6 +91,7 @@ def test_models_train_on_a_ring_as_in_one_process(model, tmp_path):
     check(Run(tmp_path, training, transports).finish(), training, transports, 1e-6)
 
 
+@pytest.mark.slow
 def test_every_transport_trains_the_same_job(tmp_path):
     pytest.importorskip("grpc")
     training = settings("fcn-5", workers=2)

@@ -16,7 +16,7 @@ from engines.rdma.device import (
     Unavailable,
 )
 from engines.rdma.providers import open_device
-from engines.rdma.providers.verbs import bindings
+from engines.rdma.providers.verbs import bindings, lifetime
 from engines.rdma.providers.verbs.adapter import Finished, Limits, MemoryAccess, Port, PortState
 
 GID = "0000:0000:0000:0000:0000:ffff:0a00:0001"
@@ -358,3 +358,19 @@ def test_a_variable_that_makes_no_sense_is_named(machine, monkeypatch, name, val
     monkeypatch.setenv(f"HARNESS_VERBS_{name}", value)
     with pytest.raises(ValueError, match=f"HARNESS_VERBS_{name} must be"):
         machine()
+
+
+@pytest.mark.parametrize(("driver", "retries"), [("rdma_rxe", 6), ("", 7)])
+def test_soft_roce_is_not_given_the_number_of_retries_that_it_takes_for_endless(machine, driver, retries):
+    if not driver:
+        (machine.root / "rxe0" / "parent").unlink()
+    _, _, pair = connected(machine, retries=7)
+    assert pair.calls[2][1].retries == retries
+
+
+def test_a_device_that_nobody_closed_is_closed_when_its_process_ends(machine):
+    device = machine()
+    device.channel()
+    lifetime.close_all()
+    assert machine.binding.adapter.closed
+    lifetime.close_all()

@@ -130,11 +130,10 @@ class VerbsChannel:
             device.gid_index, device.port, found.link_layer == ETHERNET or peer.lid == 0,
         )  # fmt: skip
         options = self._options
+        patience = Patience(options.timeout, min(options.retries, device.most_retries), options.rnr_retries)
         try:
             self._pair.ready_to_receive(path)
-            self._pair.ready_to_send(
-                self._sequence, Patience(options.timeout, options.retries, options.rnr_retries), reads
-            )
+            self._pair.ready_to_send(self._sequence, patience, reads)
         except OSError as error:
             raise ProviderUnavailable(
                 Unavailable.PEER, f"{device.adapter.name} cannot reach the peer at {peer.gid}: {error}"

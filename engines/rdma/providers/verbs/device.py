@@ -31,7 +31,7 @@ from engines.rdma.device import (
 )
 from engines.rdma.fork import Home
 from engines.rdma.memory import anonymous
-from engines.rdma.providers.verbs import bindings, forked, gid
+from engines.rdma.providers.verbs import bindings, gid, lifetime
 from engines.rdma.providers.verbs.adapter import MemoryAccess, PortState
 from engines.rdma.providers.verbs.channel import VerbsChannel
 
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 LARGEST_WRITE = 1 << 30
 """Bytes of one work request where the adapter would take more: lengths are 32-bit numbers in every binding."""
 SOFT_ROCE = "rdma_rxe"
+SOFT_ROCE_RETRIES = 6
+"""Most retries that Soft-RoCE counts: it takes 7, the most there are, for retries without end (measured, 6.12)."""
+MOST_RETRIES = 7
 
 
 @dataclass
@@ -124,6 +127,7 @@ class VerbsDevice:
             },
         )
         self._pause = SOFT_ROCE_PAUSE if driver == SOFT_ROCE else 0.0
+        self.most_retries = SOFT_ROCE_RETRIES if driver == SOFT_ROCE else MOST_RETRIES
         self.ledger = CopyLedger()
         self.home = Home("this verbs device")
         self.count = Counters()
@@ -136,7 +140,7 @@ class VerbsDevice:
         self._numbers = 0
         self._channels: list[VerbsChannel] = []
         self._closed = False
-        forked.protect(self)
+        lifetime.opened(self)
 
     def allocate(self, nbytes: int, *, access: Access, align: int = 64) -> Region:
         """A zeroed region of the arena, registered by itself."""
@@ -261,6 +265,7 @@ class VerbsDevice:
         self._closed = True
         # A forked child has the parent's adapter in its hands: whatever it gave back, the parent would lose.
         if self.home.here:
+            lifetime.closed(self)
             for channel in list(self._channels):
                 channel.close()
             self._deregister()
