@@ -103,6 +103,10 @@ class Spec(EngineSpec):
         """A sender and a receiver, or those of the training job."""
         return self.training.ranks if self.training else 2
 
+    def packages(self) -> tuple[str, ...]:
+        """Training needs torch, and some models transformers; moving payloads needs nothing that guests lack."""
+        return self.training.packages if self.training else ()
+
     def check(self) -> Iterable[Problem]:
         """Cross-field mistakes."""
         yield from _repeated("transports", self.transports)

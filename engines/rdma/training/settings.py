@@ -25,6 +25,8 @@ RING_TRANSPORTS = ("zero-copy", "copy", "gloo")
 SERVER_TRANSPORTS = ("zero-copy", "copy", "rpc-over-rdma", "request-driven", "grpc", "grpc-stream", "tcp")
 """Ways in which parameters and gradients can go to and from a parameter server."""
 MOST_WORKERS = 8
+FROM_TRANSFORMERS = frozenset({"bert-base", "gpt2-small", "resnet-50"})
+"""Models that are built from the configurations of that library."""
 
 
 class Convergence(Strict):
@@ -66,6 +68,11 @@ class Training(Strict):
     def ranks(self) -> int:
         """Processes of a real run: the workers, and the parameter server where there is one."""
         return self.workers + (self.algorithm == "parameter-server")
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """Distributions that a real run imports."""
+        return ("torch", "transformers") if self.model in FROM_TRANSFORMERS else ("torch",)
 
     @property
     def samples(self) -> int:
