@@ -11,6 +11,8 @@ from harness.hardware import load_profile
 LOSS = {"kind": "loss", "link": "rdma", "p": 0.5}
 LATE = {"kind": "extra-latency", "link": "rdma", "latency": "2 ms"}
 SLOW = {"kind": "slow-link", "link": "rdma", "factor": 0.5}
+LINK_RATE = load_profile("softroce-2").fabric.links[0].rate.value
+"""Bytes per second."""
 
 
 def between(*faults, profile="softroce-2"):
@@ -27,8 +29,8 @@ def test_without_faults_the_wire_is_plain():
         ([LOSS], Wire(loss=0.5)),
         ([LOSS, LOSS], Wire(loss=0.75)),
         ([LATE, LATE], Wire(delay=0.004)),
-        ([SLOW], Wire(rate=25e6 * 8 / 2)),
-        ([SLOW, LOSS, SLOW, LATE], Wire(loss=0.5, delay=0.002, rate=25e6 * 8 / 4)),
+        ([SLOW], Wire(rate=LINK_RATE * 8 / 2)),
+        ([SLOW, LOSS, SLOW, LATE], Wire(loss=0.5, delay=0.002, rate=LINK_RATE * 8 / 4)),
     ],
     ids=["loss", "losses", "latencies", "slow", "all"],
 )
