@@ -144,6 +144,11 @@ class Descriptor:
     rkey: int
     access: int
 
+    @classmethod
+    def of(cls, region: Region, device: str) -> Descriptor:
+        """What a peer must know to reach a region of the device with this uid."""
+        return cls(device, region.number, region.epoch, region.offset, region.nbytes, region.rkey, int(region.access))
+
     def to_json(self) -> str:
         """As published on the rendezvous."""
         return json.dumps(asdict(self), sort_keys=True)
@@ -219,6 +224,30 @@ class Region:
     epoch: int
     view: memoryview
     """The bytes themselves (format `B`), usable by numpy and torch without a copy."""
+
+
+def check_buffer(buffer: memoryview) -> None:
+    """Refuse what is not one stretch of writable memory.
+
+    Raises:
+        ProviderUnavailable: it has gaps, or cannot be written.
+    """
+    if not buffer.c_contiguous:
+        raise ProviderUnavailable(
+            Unavailable.MEMORY, "memory with gaps cannot be registered; make the tensor contiguous first"
+        )
+    if buffer.readonly:
+        raise ProviderUnavailable(Unavailable.MEMORY, "read-only memory cannot be registered")
+
+
+def check_immediate(imm: int) -> None:
+    """Refuse what does not fit where an immediate travels.
+
+    Raises:
+        ValueError: not a 32-bit unsigned number.
+    """
+    if not 0 <= imm < 2**32:
+        raise ValueError(f"an immediate is a 32-bit unsigned number, got {imm}")
 
 
 @dataclass(frozen=True)

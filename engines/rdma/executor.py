@@ -95,7 +95,7 @@ def drive(
 
 
 def _last_look(operation: Operation[Any], waiting: object) -> None:
-    pass
+    """Let it get on with what the peer left behind before it ended."""
     while (found := next(operation)) != waiting:
         waiting = found
 

@@ -46,18 +46,42 @@ def options(setting: Setting) -> ChannelOptions:
     return ChannelOptions(depth=max(128, 2 * setting.tensors))
 
 
-class OneSidedSender(ABC):
-    """Rank 0's end."""
+class _End:
+    """What both ends are: a channel, and edges that are laid out anew for every payload."""
 
     name: str
+    _edges: StaticSender | DynamicSender | StaticReceiver | DynamicReceiver | None = None
 
     def __init__(self, device: Device, setting: Setting) -> None:
-        """Register what is needed beside the tensors themselves, and make a channel."""
         self.device, self._setting = device, setting
         self.channel = device.channel(options(setting))
         self._signal = choose_signal(setting.signal, device.traits)
+
+    def accept(self, text: str) -> None:
+        """Take in the other end's offer."""
+        assert self._edges is not None
+        self._edges.accept(text)
+
+    def _release(self) -> None:
+        if self._edges is not None:
+            self._edges.close()
+            self._edges = None
+
+    def close(self) -> None:
+        """Let go of the memory, and close the channel."""
+        self._release()
+        self.channel.close()
+
+
+class OneSidedSender(_End, ABC):
+    """Rank 0's end."""
+
+    _edges: StaticSender | DynamicSender | None = None
+
+    def __init__(self, device: Device, setting: Setting) -> None:
+        """Register what is needed beside the tensors themselves, and make a channel."""
+        super().__init__(device, setting)
         self._words = device.allocate(setting.tensors * WORD, access=Access.LOCAL_WRITE | Access.REMOTE_WRITE)
-        self._edges: StaticSender | DynamicSender | None = None
         if setting.placement == "dynamic":
             self._blocks = device.allocate(blocks_bytes(setting.tensors), access=Access.LOCAL_WRITE)
 
@@ -79,11 +103,6 @@ class OneSidedSender(ABC):
                 source=region, word=self._words, slots=self._slots, names=names,
             )  # fmt: skip
         return self._edges.offer()
-
-    def accept(self, text: str) -> None:
-        """Take in the receiver's offer."""
-        assert self._edges is not None
-        self._edges.accept(text)
 
     def step_operation(self, step: int) -> Operation[None]:
         """Every tensor once, and the wait for its release."""
@@ -117,32 +136,19 @@ class OneSidedSender(ABC):
     def _stage(self, index: int) -> None:
         """Bring a tensor into that memory."""
 
-    def _release(self) -> None:
-        if self._edges is not None:
-            self._edges.close()
-            self._edges = None
 
-    def close(self) -> None:
-        """Let go of the memory, and close the channel."""
-        self._release()
-        self.channel.close()
-
-
-class OneSidedReceiver:
+class OneSidedReceiver(_End):
     """Rank 1's end."""
 
-    name: str
+    _edges: StaticReceiver | DynamicReceiver | None = None
 
     def __init__(self, device: Device, setting: Setting) -> None:
         """Register a landing place for the largest payload, and make a channel."""
-        self.device, self._setting = device, setting
-        self.channel = device.channel(options(setting))
-        self._signal = choose_signal(setting.signal, device.traits)
+        super().__init__(device, setting)
         self._landing = device.allocate(
             landing_bytes(setting), access=Access.LOCAL_WRITE | Access.REMOTE_WRITE, align=ALIGN
         )
         self._words = device.allocate(setting.tensors * WORD, access=Access.LOCAL_WRITE)
-        self._edges: StaticReceiver | DynamicReceiver | None = None
         if setting.placement == "dynamic":
             self._blocks = device.allocate(
                 blocks_bytes(setting.tensors), access=Access.LOCAL_WRITE | Access.REMOTE_WRITE
@@ -166,11 +172,6 @@ class OneSidedReceiver:
                 region=self._landing, word=self._words, slots=_slots(payload, self._signal), names=names,
             )  # fmt: skip
         return self._edges.offer()
-
-    def accept(self, text: str) -> None:
-        """Take in the sender's offer."""
-        assert self._edges is not None
-        self._edges.accept(text)
 
     def step_operation(self, step: int) -> Operation[None]:
         """Wait for every tensor, in the order they are sent, and release them."""
@@ -207,13 +208,3 @@ class OneSidedReceiver:
                 self.received(index)[:] = POISON
         else:
             self._landing.view[:] = bytes([POISON]) * self._landing.nbytes
-
-    def _release(self) -> None:
-        if self._edges is not None:
-            self._edges.close()
-            self._edges = None
-
-    def close(self) -> None:
-        """Let go of the memory, and close the channel."""
-        self._release()
-        self.channel.close()

@@ -14,7 +14,17 @@ import struct
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from engines.rdma.device import WORD, Access, ChannelState, Completion, HarnessError, Operation, Status, Ticket
+from engines.rdma.device import (
+    WORD,
+    Access,
+    ChannelState,
+    Completion,
+    HarnessError,
+    Operation,
+    Status,
+    Ticket,
+    check_immediate,
+)
 from engines.rdma.providers.shm import barrier
 from engines.rdma.providers.shm.mailbox import BUSY, ERROR, READY, STATE, Mailbox, extent
 from engines.rdma.providers.shm.peer import Address, Peer
@@ -101,8 +111,8 @@ class SharedMemoryChannel:
         signaled: bool = True,
     ) -> Ticket:
         """Copy into the peer's memory; the last whole word goes last, alone, and then the immediate."""
-        if imm is not None and not 0 <= imm < 2**32:
-            raise ValueError(f"an immediate is a 32-bit unsigned number, got {imm}")
+        if imm is not None:
+            check_immediate(imm)
         # No completion vouches for an unsignaled write, so the kernel is not asked whether anybody will see it.
         if self._held:
             status = None

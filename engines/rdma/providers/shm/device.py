@@ -24,6 +24,7 @@ from engines.rdma.device import (
     Region,
     Traits,
     Unavailable,
+    check_buffer,
 )
 from engines.rdma.fork import Home
 from engines.rdma.providers.shm import barrier
@@ -111,9 +112,7 @@ class SharedMemoryDevice:
 
     def describe(self, region: Region) -> Descriptor:
         """What a peer must know to reach `region`."""
-        return Descriptor(
-            self.uid, region.number, region.epoch, region.offset, region.nbytes, region.rkey, int(region.access)
-        )
+        return Descriptor.of(region, self.uid)
 
     def channel(self, options: ChannelOptions | None = None) -> SharedMemoryChannel:
         """An unconnected end."""
@@ -162,20 +161,6 @@ class SharedMemoryDevice:
         self.regions.clear()
         self.table.close()
         self.segment.close()
-
-
-def check_buffer(buffer: memoryview) -> None:
-    """Refuse what is not one stretch of writable memory.
-
-    Raises:
-        ProviderUnavailable: it has gaps, or cannot be written.
-    """
-    if not buffer.c_contiguous:
-        raise ProviderUnavailable(
-            Unavailable.MEMORY, "memory with gaps cannot be registered; make the tensor contiguous first"
-        )
-    if buffer.readonly:
-        raise ProviderUnavailable(Unavailable.MEMORY, "read-only memory cannot be registered")
 
 
 def _address(buffer: memoryview) -> int:

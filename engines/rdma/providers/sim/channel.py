@@ -19,6 +19,7 @@ from engines.rdma.device import (
     Operation,
     Status,
     Ticket,
+    check_immediate,
 )
 from engines.rdma.providers.sim.completion_queue import CompletionQueue, Entry
 from engines.rdma.providers.sim.packets import Address
@@ -105,8 +106,8 @@ class SimulatedChannel:
         signaled: bool = True,
     ) -> Ticket:
         """Post a write, or several if it is longer than one can be; the last carries the immediate."""
-        if imm is not None and not 0 <= imm < 2**32:
-            raise ValueError(f"an immediate is a 32-bit unsigned number, got {imm}")
+        if imm is not None:
+            check_immediate(imm)
         wrong = self._addressed(target, at)
         return self._cut(Operation.WRITE, source, target, offset, at, nbytes, wrong, imm=imm, signaled=signaled)
 

@@ -13,10 +13,9 @@ from engines.rdma.device import (
     ChannelOptions,
     Counters,
     Descriptor,
-    ProviderUnavailable,
     Region,
     Traits,
-    Unavailable,
+    check_buffer,
 )
 from engines.rdma.fork import Home
 from engines.rdma.memory import anonymous
@@ -114,12 +113,7 @@ class SimulatedDevice:
     def register(self, buffer: memoryview, *, access: Access) -> Region:
         """Register memory in place; takes the processor's time."""
         self.home.check()
-        if not buffer.c_contiguous:
-            raise ProviderUnavailable(
-                Unavailable.MEMORY, "memory with gaps cannot be registered; make the tensor contiguous first"
-            )
-        if buffer.readonly:
-            raise ProviderUnavailable(Unavailable.MEMORY, "read-only memory cannot be registered")
+        check_buffer(buffer)
         view = buffer.cast("B") if buffer.nbytes else memoryview(bytearray())
         address = self._beyond
         self._beyond += (view.nbytes // mmap.PAGESIZE + 2) * mmap.PAGESIZE
@@ -128,9 +122,7 @@ class SimulatedDevice:
 
     def describe(self, region: Region) -> Descriptor:
         """What a peer must know to reach `region`."""
-        return Descriptor(
-            self.uid, region.number, region.epoch, region.offset, region.nbytes, region.rkey, int(region.access)
-        )
+        return Descriptor.of(region, self.uid)
 
     def channel(self, options: ChannelOptions | None = None) -> SimulatedChannel:
         """An unconnected end."""

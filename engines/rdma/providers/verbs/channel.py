@@ -22,6 +22,7 @@ from engines.rdma.device import (
     Status,
     Ticket,
     Unavailable,
+    check_immediate,
 )
 from engines.rdma.providers.verbs.adapter import ETHERNET, MemoryAccess, Opcode, Path, Patience
 from engines.rdma.providers.verbs.address import PROVIDER, Address
@@ -154,8 +155,8 @@ class VerbsChannel:
         signaled: bool = True,
     ) -> Ticket:
         """One write, or several where the adapter's largest message is shorter; the immediate goes with the last."""
-        if imm is not None and not 0 <= imm < 2**32:
-            raise ValueError(f"an immediate is a 32-bit unsigned number, got {imm}")
+        if imm is not None:
+            check_immediate(imm)
         request = Request(self._next, Operation.WRITE, nbytes, signaled)
         request.refused = self._refuse(source, target, offset, at, nbytes)
         return self._submit_access(request, Opcode.WRITE, source, target, offset, at, imm)

@@ -28,6 +28,7 @@ from engines.rdma.device import (
     Region,
     Traits,
     Unavailable,
+    check_buffer,
 )
 from engines.rdma.fork import Home
 from engines.rdma.memory import anonymous
@@ -155,12 +156,7 @@ class VerbsDevice:
     def register(self, buffer: memoryview, *, access: Access) -> Region:
         """Register memory in place, such as that of a numpy array or a tensor; it is kept alive."""
         self.home.check()
-        if not buffer.c_contiguous:
-            raise ProviderUnavailable(
-                Unavailable.MEMORY, "memory with gaps cannot be registered; make the tensor contiguous first"
-            )
-        if buffer.readonly:
-            raise ProviderUnavailable(Unavailable.MEMORY, "read-only memory cannot be registered")
+        check_buffer(buffer)
         view = buffer.cast("B")
         return self._register(_address(view) if view.nbytes else self._base, view, access)
 
@@ -198,9 +194,7 @@ class VerbsDevice:
 
     def describe(self, region: Region) -> Descriptor:
         """What a peer must know to reach `region`."""
-        return Descriptor(
-            self.uid, region.number, region.epoch, region.offset, region.nbytes, region.rkey, int(region.access)
-        )
+        return Descriptor.of(region, self.uid)
 
     def owns(self, region: Region) -> bool:
         """Whether `region` is a live region of this device."""
