@@ -7,36 +7,27 @@ engine left behind do not keep a finished trial alive.
 from __future__ import annotations
 
 import faulthandler
-import os
 import signal
 import sys
-import traceback
 from pathlib import Path
 from typing import NoReturn
 
 from harness.execution import child
 from harness.execution.assignment import Assignment
-from harness.execution.zygote import limit_data
+from harness.execution.zygote import end_with, limit_data
 
 
 def carry_out(directory: Path) -> NoReturn:
     """Carry out the assignment in a directory as the last thing this process does."""
-    code = child.EXIT_JOURNAL
-    try:
+
+    def act() -> int:
         faulthandler.enable()
         faulthandler.register(signal.SIGTERM, chain=True)
         if limit := Assignment.read(directory).data_limit:
             limit_data(limit)
-        code = child.carry_out(directory)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except OSError:
-                continue
-        os._exit(code)
+        return child.carry_out(directory)
+
+    end_with(act)
 
 
 def main() -> NoReturn:

@@ -26,9 +26,12 @@ import socket
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from harness.execution import child
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PR_SET_PDEATHSIG = 1
 STDOUT, STDERR = "stdout.log", "stderr.log"
@@ -79,13 +82,22 @@ def _answer(line: socket.socket, content: dict[str, Any]) -> None:
     line.sendall(json.dumps(content).encode() + b"\n")
 
 
-def _become_trial(parent: int, request: dict[str, Any]) -> None:
-    """Turn this fork into a trial's process; does not return."""
-    code = child.EXIT_JOURNAL
-    try:
+def _become_trial(parent: int, request: dict[str, Any]) -> NoReturn:
+    """Turn this fork into a trial's process."""
+
+    def act() -> int:
         directory = Path(request["directory"])
         _isolate(parent, directory, int(request["data_limit"]))
-        code = child.carry_out(directory)
+        return child.carry_out(directory)
+
+    end_with(act)
+
+
+def end_with(act: Callable[[], int]) -> NoReturn:
+    """Do something as the last thing this process does; it ends with the exit code that comes back."""
+    code = child.EXIT_JOURNAL
+    try:
+        code = act()
     except BaseException:
         traceback.print_exc()
     finally:
