@@ -1,0 +1,1 @@
+"""SuperScaler: parallelization plans in three phases (published as nnScaler, OSDI 2024)."""

@@ -1,0 +1,286 @@
+"""One instruction list, for everybody: what phase 3 derives from a plan.
+
+A `Program` is written once for all devices: its *actions* are those of a whole mesh ("all-gather along axis 1"), in
+one global order. `project` gives the list of one rank, with the peers named: *instructions*. The runtime carries out
+instructions, on `torch.distributed` or all ranks in one process; the verifier checks instructions; the emulator
+executes the actions themselves (a mesh of a thousand ranks does the same thing a thousand times) or, for small
+clusters, the instructions. Because every list is a projection of one order, collectives come in the same order on all
+members.
+
+Every value a rank holds has a name, a `Buffer`. Actions read and write buffers and have no other effects.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from engines.superscaler.graph import Graph
+    from engines.superscaler.layout import Box, Layout, Mesh, Reduction
+    from engines.superscaler.plan import Block, Plan
+
+LASTING = -1
+"""The micro-batch of what outlives them all: weights, their gradients, optimizer state."""
+
+
+class Buffer(NamedTuple):
+    """Name of a value on a rank. The same name on two ranks is two values: each rank's own part, in one layout."""
+
+    tensor: str
+    kind: Literal["value", "gradient", "state"]
+    variant: str = ""
+    """Tells apart the layouts (and addends before their sum) of one tensor; empty as its operator made it."""
+    micro_batch: int = LASTING
+
+
+@dataclass(frozen=True)
+class Run:
+    """Operators that a rank computes with no communication between them: what autograd differentiates in one go."""
+
+    number: int
+    stage: int
+    mesh: Mesh
+    """With its sequential axis, in a co-sharded group: then the rank does the operators for one part after another, on
+    its share of `inputs` along that axis, and joins (or adds) the parts of what comes out; buffers hold the whole."""
+    ops: tuple[str, ...]
+    splits: Mapping[str, tuple[str, ...]]
+    """For every op and axis of the mesh (the sequential one last, if any) the identifier, or ''."""
+    inputs: tuple[tuple[str, str, Layout], ...]
+    """(tensor, variant, layout) of what it reads: activations, inputs and weights."""
+    outputs: tuple[tuple[str, str, Layout], ...]
+    """(tensor, variant, layout) of what others read."""
+    gradients: tuple[tuple[str, str, Layout], ...]
+    """(tensor, variant, layout) of the gradients that its backward pass yields, for those `inputs` that have any. The
+    gradient of an output must come in the layout that is the output's own, with partial axes replicated."""
+
+
+# --- actions: of a whole mesh -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Load:
+    """Each rank takes its part of a tensor of the batch."""
+
+    mesh: Mesh
+    target: Buffer
+    layout: Layout
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A run, forward or backward.
+
+    `forward` reads the run's inputs and writes its outputs; with `saved` it keeps what the backward pass needs.
+    `backward` reads the gradients of outputs and writes gradients of inputs, and drops what was kept; `inputs` yields
+    those of activations alone and keeps it for `weights`, which yields the rest.
+    """
+
+    run: int
+    what: Literal["forward", "backward", "inputs", "weights"]
+    micro_batch: int
+    saved: bool = True
+
+
+@dataclass(frozen=True)
+class Move:
+    """One step from one layout of a tensor to another, on one mesh."""
+
+    mesh: Mesh
+    kind: Literal["all-reduce", "reduce-scatter", "all-gather", "all-to-all", "slice", "mask", "exchange"]
+    """`mask` turns equal copies into addends: one keeps its copy, the others hold zeros. `exchange` sends every rank
+    what it lacks, piece by piece."""
+    source: Buffer
+    target: Buffer
+    before: Layout
+    after: Layout
+    shape: tuple[int, ...]
+    """Of the whole tensor."""
+    dtype: str
+    axes: tuple[int, ...] = ()
+    """Along which the group lies; of no meaning to `exchange`."""
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """From the layout on one mesh to the layout on another, piece by piece; the meshes may share ranks."""
+
+    source: Buffer
+    target: Buffer
+    before: Layout
+    after: Layout
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Add:
+    """Terms of equal layout summed, on each rank by itself: gradients from several consumers."""
+
+    mesh: Mesh
+    sources: tuple[Buffer, ...]
+    target: Buffer
+
+
+@dataclass(frozen=True)
+class Seed:
+    """The gradient of the loss: one over the number of micro-batches."""
+
+    mesh: Mesh
+    target: Buffer
+    value: float
+
+
+@dataclass(frozen=True)
+class Accumulate:
+    """Add a micro-batch's gradient of a weight to what earlier ones left (the first one starts it)."""
+
+    mesh: Mesh
+    source: Buffer
+    target: Buffer
+
+
+@dataclass(frozen=True)
+class Update:
+    """The optimizer's step on each rank's part of a weight, in place."""
+
+    mesh: Mesh
+    weight: Buffer
+    gradient: Buffer
+    layout: Layout
+    """Of the part that is updated."""
+
+
+@dataclass(frozen=True)
+class Free:
+    """Forget values that nothing reads any more."""
+
+    mesh: Mesh
+    buffers: tuple[Buffer, ...]
+
+
+Action = Load | Compute | Move | Transfer | Add | Seed | Accumulate | Update | Free
+
+
+@dataclass(frozen=True)
+class Section:
+    """The actions that belong to one block, or to what comes after the last (`block` None: reduce and update)."""
+
+    block: Block | None
+    actions: tuple[Action, ...]
+
+
+@dataclass(frozen=True)
+class Program:
+    """A step of training, for all ranks."""
+
+    graph: Graph
+    plan: Plan
+    runs: tuple[Run, ...]
+    weights: Mapping[str, Layout]
+    """Where each parameter's value lies before and after a step: tensor -> layout of ``Buffer(tensor, "value")``."""
+    sections: tuple[Section, ...]
+    """In one global order."""
+    losses: tuple[Buffer, ...] = ()
+    """Loss of each micro-batch: read it from the ranks of the layout `loss_layout`."""
+    loss_layout: Layout | None = None
+    states: Mapping[str, Layout] = field(default_factory=dict)
+    """Layout of each parameter's optimizer state (what `Update` works on)."""
+
+
+# --- instructions: of one rank ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RunPart:
+    """`Compute` on one rank."""
+
+    run: int
+    what: Literal["forward", "backward", "inputs", "weights"]
+    micro_batch: int
+    saved: bool
+    place: tuple[int, ...]
+    """The rank's coordinates in the run's mesh."""
+
+
+@dataclass(frozen=True)
+class Collective:
+    """One rank's call of a collective; all members call it in the same order."""
+
+    kind: Literal["all-reduce", "reduce-scatter", "all-gather", "all-to-all"]
+    group: tuple[int, ...]
+    """Ranks in the order of their parts."""
+    source: Buffer
+    target: Buffer
+    dim: int
+    """Gathered (all-gather), scattered (reduce-scatter), or gathered by an all-to-all."""
+    split: int
+    """The dim that an all-to-all splits."""
+    reduction: Reduction
+    shape: tuple[int, ...]
+    """Of this rank's part before."""
+    dtype: str
+
+    @property
+    def received(self) -> int:
+        """Elements this rank receives, with ring algorithms: what `communication` counts."""
+        n = len(self.group)
+        own = 1
+        for size in self.shape:
+            own *= size
+        match self.kind:
+            case "all-reduce":
+                return 2 * (n - 1) * own // n
+            case "all-gather":
+                return (n - 1) * own
+            case _:
+                return (n - 1) * own // n
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Part of a tensor that goes from one rank to another (or stays)."""
+
+    peer: int
+    box: Box
+    """Within this rank's own part: what is sent, or where it goes."""
+    add: bool = False
+    """Of a received piece: whether it is added to what is there (addends), instead of copied."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A batch of messages that is posted as one: all sends and receives of one rank for one tensor."""
+
+    source: Buffer | None
+    target: Buffer | None
+    """None on a rank that only sends."""
+    sends: tuple[Piece, ...]
+    receives: tuple[Piece, ...]
+    keeps: tuple[tuple[Box, Box, bool], ...]
+    """(from, to, add): what this rank has already."""
+    shape: tuple[int, ...]
+    """Of this rank's part after; () if it has none."""
+    dtype: str
+    tag: int
+    """Equal on both ends, different for every exchange of a step."""
+
+
+@dataclass(frozen=True)
+class Local:
+    """What a rank does to its own values, without computing an operator."""
+
+    kind: Literal["load", "slice", "mask", "add", "seed", "accumulate", "update", "free"]
+    sources: tuple[Buffer, ...] = ()
+    targets: tuple[Buffer, ...] = ()
+    box: Box = ()
+    """Of `load` (in the whole tensor) and `slice` (in the part held)."""
+    keep: bool = True
+    """Of `mask`: whether this rank keeps its copy."""
+    value: float = 0.0
+    """Of `seed`."""
+
+
+Instruction = RunPart | Collective | Exchange | Local
