@@ -79,6 +79,16 @@ class Layout:
         """A whole copy of a tensor of `rank` dims on every device."""
         return cls(mesh, ((),) * rank)
 
+    def joined(self) -> Layout:
+        """What is seen from outside a co-sharded run: its parts concatenated or added, no sequential axis left."""
+        if self.mesh.sequential == 1:
+            return self
+        last = len(self.mesh.shape)
+        dims = tuple(tuple(axis for axis in axes if axis != last) for axes in self.dims)
+        partial = tuple(axis for axis in self.partial if axis != last)
+        mesh = Mesh(self.mesh.devices, self.mesh.shape)
+        return Layout(mesh, dims, partial, self.reduction if partial else "sum")
+
     def degree(self, axis: int) -> int:
         """Size of an axis, the sequential one included."""
         return self.mesh.sequential if axis == len(self.mesh.shape) else self.mesh.shape[axis]
