@@ -152,7 +152,9 @@ class _Lowering:
             if not 0 <= axis < len(use.mesh.shape) or not 0 <= dim < len(dims):
                 raise PlanError(f"weight {tensor!r}: there is no mesh axis {axis} or no dim {dim} to split")
             if any(axis in axes for axes in dims):
-                raise PlanError(f"weight {tensor!r} is split along mesh axis {axis} already, by the operators that use it")
+                raise PlanError(
+                    f"weight {tensor!r} is split along mesh axis {axis} already, by the operators that use it"
+                )
             if use.mesh.shape[axis] > 1:
                 dims[dim] = (*dims[dim], axis)
         divided = Layout(use.mesh, tuple(dims))
@@ -206,7 +208,9 @@ class _Lowering:
         return "" if layout == own else self._name(layout)
 
     def _run(self, run: Fused) -> Run:
-        outputs = tuple((t, "", need.value) for t, need in run.made.items() if t in self.readers or t == self.graph.loss)
+        outputs = tuple(
+            (t, "", need.value) for t, need in run.made.items() if t in self.readers or t == self.graph.loss
+        )
         loss = self.graph.loss in run.made and self.graph.tensors[self.graph.loss].requires_grad
         fed = tuple(t for t, _, _ in outputs if t in self.terms or (loss and t == self.graph.loss))
         return Run(
@@ -246,7 +250,15 @@ class _Lowering:
             else:
                 out.append(
                     Move(
-                        step.before.mesh, step.kind, source, target, step.before, step.after, full.shape, full.dtype, step.axes
+                        step.before.mesh,
+                        step.kind,
+                        source,
+                        target,
+                        step.before,
+                        step.after,
+                        full.shape,
+                        full.dtype,
+                        step.axes,
                     )
                 )
             source = target
@@ -400,9 +412,7 @@ class _Lowering:
     def _stages_of_terms(self, tensor: str) -> set[int]:
         return {run.stage for run in self.terms[tensor]}
 
-    def _receive_gradient(
-        self, out: list[Action], stage: int, runs: Sequence[Fused], tensor: str, last: str
-    ) -> Buffer:
+    def _receive_gradient(self, out: list[Action], stage: int, runs: Sequence[Fused], tensor: str, last: str) -> Buffer:
         common, steps = self._crossing_of(stage, runs, tensor)
         _, crossing, after = _divide(steps)
         if crossing is None:

@@ -134,7 +134,9 @@ def _changed(larger: Layout, smaller: Layout, axes: tuple[int, ...]) -> tuple[in
     for dim, (more, less) in enumerate(zip(larger.dims, smaller.dims, strict=True)):
         if len(more) > len(less):
             if more[: len(less)] != less or set(more[len(less) :]) != set(axes):
-                raise HarnessError(f"a collective along {axes} cannot turn {more} into {less}: parts are not neighbours")
+                raise HarnessError(
+                    f"a collective along {axes} cannot turn {more} into {less}: parts are not neighbours"
+                )
             return dim, more[len(less) :]
     return -1, axes
 
