@@ -18,7 +18,7 @@ from harness.errors import Problem, SpecError
 from harness.loading import consistency, sweep
 from harness.loading.document import Document, Keys, read
 from harness.loading.grafting import with_value
-from harness.loading.inherit import read_with_bases
+from harness.loading.inherit import also, read_with_bases
 from harness.loading.overrides import ORIGIN, apply
 from harness.loading.validation import describe, dotted, problems
 from harness.spec import Experiment, Sweep
@@ -83,6 +83,25 @@ def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Loaded:
         _origins(document, checked.experiment, checked.engine_spec),
         tuple(overrides),
     )
+
+
+def load_with_others(path: Path | str, overrides: Sequence[str] = ()) -> list[Loaded]:
+    """A spec and, after it, those it names under `also`; the overrides are for the first alone.
+
+    Raises:
+        SpecError: everything that is wrong with the first of them that has a mistake.
+    """
+    found: list[Loaded] = []
+    waiting = [(Path(path), tuple(overrides))]
+    seen: set[Path] = set()
+    while waiting:
+        here, changes = waiting.pop(0)
+        if here.resolve() in seen:
+            continue
+        seen.add(here.resolve())
+        found.append(load_experiment(here, changes))
+        waiting += [(other, ()) for other in also(found[-1].document, here, found[-1].experiment.also)]
+    return found
 
 
 def load_yaml_model(path: Path, model: type[Model]) -> Model:

@@ -147,3 +147,6 @@ class Experiment(Strict):
     expect: list[Expectation] = Field(default_factory=list)
     extends: str = ""
     """A spec in the same project to start from: maps are merged, lists and scalars replaced, null takes away."""
+    also: list[str] = Field(default_factory=list, max_length=100)
+    """Further specs of the project that `run` and `validate` take after this one, relative to this file; a spec that
+    extends this one does not take them over."""

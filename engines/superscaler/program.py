@@ -12,8 +12,9 @@ Every value a rank holds has a name, a `Buffer`. Actions read and write buffers 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, NamedTuple, overload
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from engines.superscaler.plan import Block, Plan
 
 LASTING = -1
-"""The micro-batch of what outlives them all: weights, their gradients, optimizer state."""
+"""The micro-batch of what outlives them all: weights, constants, accumulated gradients, optimizer state."""
+HERE = -2
+"""In a template of `Sections`: the micro-batch of the block."""
 
 
 class Buffer(NamedTuple):
@@ -49,12 +52,17 @@ class Run:
     splits: Mapping[str, tuple[str, ...]]
     """For every op and axis of the mesh (the sequential one last, if any) the identifier, or ''."""
     inputs: tuple[tuple[str, str, Layout], ...]
-    """(tensor, variant, layout) of what it reads: activations, inputs and weights."""
+    """(tensor, variant, layout) of what it reads: activations, inputs, weights and constants, each in one layout.
+    Weights and constants (the roles `parameter` and `buffer`) are read from buffers that are `LASTING`, all else from
+    those of the micro-batch."""
     outputs: tuple[tuple[str, str, Layout], ...]
     """(tensor, variant, layout) of what others read."""
     gradients: tuple[tuple[str, str, Layout], ...]
-    """(tensor, variant, layout) of the gradients that its backward pass yields, for those `inputs` that have any. The
-    gradient of an output must come in the layout that is the output's own, with partial axes replicated."""
+    """(tensor, variant, layout) of the gradients that its backward pass yields, for those `inputs` that have any, each
+    a buffer of the micro-batch. None: the run has no backward pass."""
+    gradient_outputs: tuple[str, ...] = ()
+    """Outputs whose gradient the backward pass is given, as ``Buffer(tensor, "gradient", "", micro_batch)`` in the
+    output's own layout with partial axes replicated. That of any other output is zero."""
 
 
 # --- actions: of a whole mesh -----------------------------------------------------------------------------------------
@@ -73,9 +81,11 @@ class Load:
 class Compute:
     """A run, forward or backward.
 
-    `forward` reads the run's inputs and writes its outputs; with `saved` it keeps what the backward pass needs.
+    `forward` reads the run's inputs and writes its outputs; with `saved` it keeps what the backward pass needs, the
+    weights excepted, which are read again where they then lie (`effects` says what is read when).
     `backward` reads the gradients of outputs and writes gradients of inputs, and drops what was kept; `inputs` yields
-    those of activations alone and keeps it for `weights`, which yields the rest.
+    those of activations alone and keeps what `weights` needs, which yields the rest and reads no gradients again.
+    A run with a sequential axis keeps nothing: its `backward` reads `inputs` and does each part forward again first.
     """
 
     run: int
@@ -173,6 +183,57 @@ class Section:
 
 
 @dataclass(frozen=True)
+class Sections(Sequence[Section]):
+    """Sections as templates: what differs between micro-batches is their number alone.
+
+    A sequence like any other that makes its items when asked for them, so that hundreds of micro-batches of a
+    thousand ranks cost no memory. Whoever treats all micro-batches alike may look at `templates` instead.
+    """
+
+    blocks: tuple[Block | None, ...]
+    which: tuple[int, ...]
+    """Of every section the number of its template."""
+    templates: tuple[tuple[Action, ...], ...]
+    """Actions whose buffers and computations have `HERE` in place of a micro-batch."""
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    @overload
+    def __getitem__(self, number: int) -> Section: ...
+    @overload
+    def __getitem__(self, number: slice) -> tuple[Section, ...]: ...
+    def __getitem__(self, number: int | slice) -> Section | tuple[Section, ...]:
+        if isinstance(number, slice):
+            return tuple(self[n] for n in range(*number.indices(len(self))))
+        block, template = self.blocks[number], self.templates[self.which[number]]
+        if block is None:
+            return Section(None, template)
+        return Section(block, tuple(instantiated(action, block.micro_batch) for action in template))
+
+
+def instantiated(action: Action, micro_batch: int) -> Action:
+    """An action of a template, for one micro-batch."""
+
+    def at(buffer: Buffer) -> Buffer:
+        return buffer._replace(micro_batch=micro_batch) if buffer.micro_batch == HERE else buffer
+
+    match action:
+        case Compute():
+            return Compute(action.run, action.what, micro_batch, action.saved)
+        case Move() | Transfer() | Accumulate():
+            return replace(action, source=at(action.source), target=at(action.target))
+        case Load() | Seed():
+            return replace(action, target=at(action.target))
+        case Add():
+            return Add(action.mesh, tuple(map(at, action.sources)), at(action.target))
+        case Update():
+            return action
+        case Free():
+            return Free(action.mesh, tuple(map(at, action.buffers)))
+
+
+@dataclass(frozen=True)
 class Program:
     """A step of training, for all ranks."""
 
@@ -181,10 +242,10 @@ class Program:
     runs: tuple[Run, ...]
     weights: Mapping[str, Layout]
     """Where each parameter's value lies before and after a step: tensor -> layout of ``Buffer(tensor, "value")``."""
-    sections: tuple[Section, ...]
+    sections: Sequence[Section]
     """In one global order."""
     losses: tuple[Buffer, ...] = ()
-    """Loss of each micro-batch: read it from the ranks of the layout `loss_layout`."""
+    """Loss of each micro-batch: read it from the ranks of the layout `loss_layout` (addends, if that is partial)."""
     loss_layout: Layout | None = None
     states: Mapping[str, Layout] = field(default_factory=dict)
     """Layout of each parameter's optimizer state (what `Update` works on)."""

@@ -19,6 +19,8 @@ from harness.loading.grafting import overlay
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from harness.loading.document import Keys
+
 MAX_BASES = 16
 
 
@@ -58,6 +60,8 @@ def _read(path: Path, shown: str, tree: Path, chain: Sequence[Path]) -> Document
     lower = _read(base, os.path.relpath(base) if not Path(shown).is_absolute() else str(base), tree, here)
     if not isinstance(lower.data, dict):
         raise SpecError([lower.place(Problem((), "a base that is not a mapping", "a spec"))])
+    # What else the base would have run is the base's affair, and named relative to it.
+    lower = replace(lower, data={key: value for key, value in lower.data.items() if key != "also"})
     return overlay(lower, own)
 
 
@@ -65,18 +69,46 @@ def _base(document: Document, path: Path, named: str, tree: Path, chain: Sequenc
     def refused(what: str, expected: str) -> SpecError:
         return SpecError([document.place(Problem(("extends",), what, expected))])
 
-    try:
-        base = _real(path.parent / named)
-        found = base.is_file()
-    except (OSError, ValueError) as error:
-        raise refused(f"extends {named!r}, which is no file name: {error}", "a path relative to this file") from None
-    if Path(named).is_absolute() or not base.is_relative_to(tree):
-        raise refused(f"extends {named!r}, which lies outside the project", f"a relative path below {tree.name}/")
+    base = neighbour(document, path, named, tree, ("extends",), "extends")
     if base in chain:
         names = " -> ".join([*(p.name for p in chain[chain.index(base) :]), base.name])
         raise refused(f"extends itself: {names}", "a base that does not lead back here")
     if len(chain) > MAX_BASES:
         raise refused(f"more than {MAX_BASES} files extend one another", "fewer bases")
-    if not found:
+    if not base.is_file():
         raise refused(f"extends {named!r}, which does not exist", "a path relative to this file")
     return base
+
+
+def also(document: Document, path: Path, names: Sequence[str]) -> list[Path]:
+    """The files that a spec names under `also`, in order.
+
+    Raises:
+        SpecError: one does not exist, or lies outside the project.
+    """
+    found = []
+    for number, named in enumerate(names):
+        place = ("also", number)
+        other = neighbour(document, path, named, _tree(path), place, "names")
+        if not other.is_file():
+            what = f"names {named!r}, which does not exist"
+            raise SpecError([document.place(Problem(place, what, "a path relative to this file"))])
+        found.append(Path(os.path.relpath(other)) if not path.is_absolute() else other)
+    return found
+
+
+def neighbour(document: Document, path: Path, named: str, tree: Path, place: Keys, verb: str) -> Path:
+    """The file of the same project that a spec names, whether it exists or not.
+
+    Raises:
+        SpecError: no file can have that name, or it lies outside the project.
+    """
+    try:
+        found = _real(path.parent / named)
+    except (OSError, ValueError) as error:
+        what = f"{verb} {named!r}, which is no file name: {error}"
+        raise SpecError([document.place(Problem(place, what, "a path relative to this file"))]) from None
+    if Path(named).is_absolute() or not found.is_relative_to(tree):
+        what = f"{verb} {named!r}, which lies outside the project"
+        raise SpecError([document.place(Problem(place, what, f"a relative path below {tree.name}/"))])
+    return found

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     if args.jobs < 0:
         raise SpecError.single(f"--jobs {args.jobs}", expected="a whole number of at least 0")
     # Every spec is checked before the first one runs: a typo in the last must not cost the hours of the others.
-    prepared = [_prepare(Path(name), args) for name in args.specs]
+    prepared = [one for name in args.specs for one in _prepare(Path(name), args)]
     _refuse_namesakes(prepared)
     codes = []
     for one in prepared:
@@ -41,12 +41,12 @@ def run(args: argparse.Namespace) -> int:
     return max(codes)
 
 
-def _prepare(path: Path, args: argparse.Namespace) -> _Prepared:
-    from harness.load import load_experiment
+def _prepare(path: Path, args: argparse.Namespace) -> list[_Prepared]:
+    """A spec and those it names under `also`."""
+    from harness.load import load_with_others
     from harness.resolve import resolve
 
-    loaded = load_experiment(path, args.set)
-    return _Prepared(loaded, resolve(loaded, on=args.on))
+    return [_Prepared(loaded, resolve(loaded, on=args.on)) for loaded in load_with_others(path, args.set)]
 
 
 def _refuse_namesakes(prepared: Sequence[_Prepared]) -> None:

@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 
 def run(args: argparse.Namespace) -> int:
     """Check every spec named and say how many trials each has; 2 if any has a mistake."""
-    from harness.load import load_experiment
+    from harness.load import load_with_others
     from harness.resolve import resolve
 
     problems: list[Problem] = []
     good = []
     for name in args.specs:
         try:
-            trials = resolve(load_experiment(Path(name), args.set), on=args.on)
+            loaded = [(str(one.path), resolve(one, on=args.on)) for one in load_with_others(Path(name), args.set)]
         except SpecError as error:
             problems.extend(error.problems)
             if not args.json:
                 complain(str(error))
         else:
-            good.append({"spec": name, "trials": len(trials)})
-            if not args.json:
-                say(f"{name}: ok, {len(trials)} trial{'s' if len(trials) != 1 else ''}")
+            good += [{"spec": path, "trials": len(trials)} for path, trials in loaded]
+            for path, trials in loaded if not args.json else ():
+                say(f"{path}: ok, {len(trials)} trial{'s' if len(trials) != 1 else ''}")
     if args.json and problems:
         raise SpecError(problems)
     if args.json:

@@ -69,7 +69,7 @@ CASES = {
     "name that is no text": (HEAD.replace("name: x", "name: 5"), ["2:7 'name' is the number 5; expected text"]),
     "name in another script": (HEAD.replace("name: x", "name: 実験"), ["2:7 'name' is the text '実験'"]),
     # unknown keys, at every level
-    "unknown key at the top": (HEAD + "repeet: {runs: 3}\n", ["6:1 unknown field 'repeet'; expected one of: schema, name, description, paper, engine, on, needs, repeat, sweep, faults, limits, tables, expect, extends; did you mean 'repeat'?"]),
+    "unknown key at the top": (HEAD + "repeet: {runs: 3}\n", ["6:1 unknown field 'repeet'; expected one of: schema, name, description, paper, engine, on, needs, repeat, sweep, faults, limits, tables, expect, extends, also; did you mean 'repeat'?"]),
     "unknown key of the engine": (HEAD + "  transport: [zero-copy]\n", ["6:3 unknown field 'transport' in 'engine'; expected one of: name, transports, models"]),
     "unknown key of a section": (HEAD + "limits:\n  timout: 3 s\n", ["7:3 unknown field 'timout' in 'limits'; expected one of: timeout, memory, retries; did you mean 'timeout'?"]),
     "unknown key of a target": (HEAD + "on: {hardwear: laptop}\n", ["6:6 unknown field 'hardwear' in 'on'; expected one of: backend, hardware; did you mean 'hardware'?"]),
