@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from harness.api import digest
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -79,7 +81,29 @@ class Graph:
     parameters: tuple[str, ...] = ()
     """Names of parameter tensors; equal to the qualified names of the module's (`layers.0.weight`), tied ones once."""
     digest: str = field(default="", compare=False)
-    """SHA-256 of all of the above: part of every plan."""
+    """SHA-256 of all of the above but where in its file an operator stands: part of every plan; see `fingerprint`."""
+
+    def fingerprint(self) -> str:
+        """The digest that belongs to this graph: moving a model's lines or renaming its file does not change it."""
+        return digest(
+            {
+                "name": self.name,
+                "tensors": [
+                    [tensor.name, list(tensor.shape), tensor.dtype, tensor.role, tensor.requires_grad]
+                    for tensor in self.tensors.values()
+                ],
+                "ops": [
+                    [
+                        *(op.name, op.target, list(op.inputs), list(op.outputs), dict(op.attributes)),
+                        *(str(op.annotation), dict(op.annotation.sizes)),
+                    ]
+                    for op in self.ops
+                ],
+                "inputs": list(self.inputs),
+                "loss": self.loss,
+                "parameters": list(self.parameters),
+            }
+        )
 
     @cached_property
     def by_name(self) -> Mapping[str, Op]:

@@ -6,8 +6,20 @@ annotations and costs alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from engines.superscaler.operators.context import Context, context, current
+from engines.superscaler.operators.cost import Sizes, Work
+from engines.superscaler.operators.table import (
+    Call,
+    Definition,
+    Local,
+    OperatorError,
+    called,
+    find,
+    register,
+    targets,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,33 +29,30 @@ if TYPE_CHECKING:
     from engines.superscaler.graph import Op, Tensor
 
 
+__all__ = [
+    "Call",
+    "Context",
+    "Definition",
+    "Local",
+    "Operator",
+    "OperatorError",
+    "Part",
+    "Sizes",
+    "Work",
+    "called",
+    "context",
+    "current",
+    "find",
+    "register",
+    "targets",
+]
+
+
 class Part(NamedTuple):
     """Which part of a split operator: the index-th of `degree` along one identifier."""
 
     index: int
     degree: int
-
-
-@dataclass(frozen=True)
-class Work:
-    """What one part of an operator costs, before any hardware is known."""
-
-    flops: float
-    """Operations of the forward pass."""
-    nbytes: int
-    """Bytes that the forward pass reads and writes, each tensor once."""
-    backward_flops: float
-    backward_nbytes: int
-    saved: tuple[str, ...]
-    """Tensors of the operator (inputs and outputs) that autograd keeps for the backward pass."""
-    saved_extra: int = 0
-    """Bytes kept beside those: masks, statistics, attention probabilities."""
-    workspace: int = 0
-    """Bytes of temporaries that exist only while it runs."""
-    family: str = "elementwise"
-    """Of the profile's efficiency curves: `matmul`, `attention`, `normalization`, `softmax`, `elementwise`, ..."""
-    shape: tuple[int, ...] = ()
-    """(m, n, k) of a matrix product; empty otherwise."""
 
 
 class Operator(Protocol):

@@ -1,5 +1,6 @@
 """Any layouts of any tensor: the steps yield what the target says, and send no less than they must."""
 
+import itertools
 import math
 
 import numpy as np
@@ -70,7 +71,7 @@ def test_steps_within_a_mesh_end_in_the_target(case, seed) -> None:
     parts = carry_out(steps, scattered(whole, source, seed), shape)
     assert np.array_equal(gathered(parts, target, shape), whole)
     assert sent_in_all(steps, shape) >= lower_bound(source, target, shape)
-    for before, after in zip(steps, steps[1:], strict=False):
+    for before, after in itertools.pairwise(steps):
         assert before.after == after.before
     if steps:
         assert steps[0].before.same(source, shape)
