@@ -91,7 +91,9 @@ def _check_stage(graph: Graph, stage: Stage) -> None:
         raise PlanError(f"stage {stage.name!r}: no split is given for {_some(missing)} ('' on an axis replicates)")
     unknown = sorted(set(stage.splits) - set(stage.ops))
     if unknown:
-        raise PlanError(f"stage {stage.name!r}: splits {unknown[0]!r}, which is not in it{_hint(unknown[0], stage.ops)}")
+        raise PlanError(
+            f"stage {stage.name!r}: splits {unknown[0]!r}, which is not in it{_hint(unknown[0], stage.ops)}"
+        )
     at = {op: number for number, op in enumerate(stage.ops)}
     end = 0
     for group in stage.groups:
@@ -104,7 +106,9 @@ def _check_stage(graph: Graph, stage: Stage) -> None:
         if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
             raise PlanError(f"stage {stage.name!r}: the group from {group.ops[0]!r} has a gap or is out of order")
         if numbers[0] < end:
-            raise PlanError(f"stage {stage.name!r}: the group from {group.ops[0]!r} overlaps another, or is out of order")
+            raise PlanError(
+                f"stage {stage.name!r}: the group from {group.ops[0]!r} overlaps another, or is out of order"
+            )
         end = numbers[-1] + 1
 
 
@@ -120,7 +124,9 @@ def _check_weights(graph: Graph, plan: Plan) -> None:
             if tensor not in home:
                 raise PlanError(f"stage {stage.name!r}: no weight {tensor!r} is used{_hint(tensor, home)}")
             if home[tensor] != stage.name:
-                raise PlanError(f"weight {tensor!r} is kept by stage {home[tensor]!r}, not by {stage.name!r}: say it there")
+                raise PlanError(
+                    f"weight {tensor!r} is kept by stage {home[tensor]!r}, not by {stage.name!r}: say it there"
+                )
 
 
 def _check_acyclic(plan: Plan, edges: Mapping[tuple[int, int], str]) -> None:
@@ -132,7 +138,9 @@ def _check_acyclic(plan: Plan, edges: Mapping[tuple[int, int], str]) -> None:
     except nx.NetworkXNoCycle:
         return
     steps = " -> ".join(f"{plan.stages[a].name} ({edges[a, b]})" for a, b, *_ in cycle)
-    raise PlanError(f"stages need each other: {steps} -> {plan.stages[cycle[0][0]].name}; no order of blocks can do that")
+    raise PlanError(
+        f"stages need each other: {steps} -> {plan.stages[cycle[0][0]].name}; no order of blocks can do that"
+    )
 
 
 def check_order(

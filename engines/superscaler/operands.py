@@ -4,8 +4,8 @@ Along a mesh axis on which an operator is split by identifier x ('' for every de
 
 * an input that has x is needed split, and so comes its gradient; one that lacks x is needed whole, and its gradient
   comes in addends (with x = '', equal on all);
-* an output that has x comes split, and its gradient is wanted split; one that lacks x comes in addends, and its gradient
-  is wanted whole (with x = '', the output comes whole).
+* an output that has x comes split, and its gradient is wanted split; one that lacks x comes in addends, and its
+  gradient is wanted whole (with x = '', the output comes whole).
 
 (nnScaler, OSDI 2024, op-trans; DTensor calls the addends `Partial`.)
 """
@@ -54,14 +54,14 @@ def operands(op: Op, mesh: Mesh, split: Sequence[str]) -> Operands:
     """
     degrees = (*mesh.shape, mesh.sequential) if mesh.sequential > 1 else mesh.shape
     if len(split) != len(degrees):
-        raise PlanError(f"operator {op.name!r}: expected a split for each of {len(degrees)} mesh axes, got {len(split)}")
+        raise PlanError(
+            f"operator {op.name!r}: expected a split for each of {len(degrees)} mesh axes, got {len(split)}"
+        )
     check(op, split, degrees)
     # Along an axis of one device everything is whole: saying so makes equal layouts compare equal.
     axes = [(axis, name) for axis, name in enumerate(split) if name and degrees[axis] > 1]
     annotation = op.annotation
-    inputs = tuple(
-        _input(annotation, mesh, axes, number, len(dims)) for number, dims in enumerate(annotation.inputs)
-    )
+    inputs = tuple(_input(annotation, mesh, axes, number, len(dims)) for number, dims in enumerate(annotation.inputs))
     outputs = tuple(_output(op, mesh, axes, number, len(dims)) for number, dims in enumerate(annotation.outputs))
     return Operands(inputs, outputs)
 
