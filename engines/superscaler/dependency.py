@@ -20,7 +20,7 @@ from engines.superscaler.feasibility import check
 from engines.superscaler.fusion import differentiated, fuse
 from engines.superscaler.layout import Layout, Mesh
 from engines.superscaler.liveness import freed
-from engines.superscaler.plan import Block, Weight
+from engines.superscaler.plan import Weight
 from engines.superscaler.program import (
     HERE,
     LASTING,
@@ -233,7 +233,9 @@ class _Lowering:
             return ()
         if source.mesh == target.mesh:
             return redistribution.within(source, target, shape, dtype, self.prices)
-        return redistribution.between(source, target, shape, dtype, self.prices)
+        # Two names for one layout, on two boxes of the same devices: the copy costs nothing but says so.
+        same = (redistribution.Step("slice", (), source, target),)
+        return redistribution.between(source, target, shape, dtype, self.prices) or same
 
     def _buffer(self, buffer: Buffer, mesh: Mesh) -> Buffer:
         self.where[buffer] = mesh
@@ -366,9 +368,7 @@ class _Lowering:
         for run in self.terms.get(tensor, ()):
             by_stage.setdefault(run.stage, []).append(run)
         terms: list[Term] = []
-        sources = 0
         for stage, runs in by_stage.items():
-            sources += 1
             if self.plan.stages[stage].mesh == target.mesh:
                 terms += self._own_terms(runs, tensor)
         remote = [s for s in by_stage if self.plan.stages[s].mesh != target.mesh]
@@ -381,7 +381,7 @@ class _Lowering:
             terms.append(Term(seed, target))
         self._combine(out, terms, target, "", "")
 
-    def _crossing_of(self, stage: int, runs: Sequence[Fused], tensor: str) -> tuple[Layout, Steps]:
+    def _crossing_of(self, runs: Sequence[Fused], tensor: str) -> tuple[Layout, Steps]:
         """(layout on a stage's mesh in which its addends are combined, steps from there to the maker)."""
         layouts = list(dict.fromkeys(run.gradients[tensor].joined() for run in runs))
         common = layouts[0] if len(layouts) == 1 else Layout(layouts[0].mesh, layouts[0].dims)
@@ -396,7 +396,7 @@ class _Lowering:
                 if tensor in self.made and self.made[tensor].mesh != mesh:
                     by_tensor.setdefault(tensor, []).append(run)
         for tensor, runs in by_tensor.items():
-            common, steps = self._crossing_of(stage, runs, tensor)
+            common, steps = self._crossing_of(runs, tensor)
             before, crossing, after = _divide(steps)
             total = self._combine(out, self._own_terms(runs, tensor), common, f"s{stage} out", f"s{stage} ")
             if crossing is not None:
@@ -413,7 +413,7 @@ class _Lowering:
         return {run.stage for run in self.terms[tensor]}
 
     def _receive_gradient(self, out: list[Action], stage: int, runs: Sequence[Fused], tensor: str, last: str) -> Buffer:
-        common, steps = self._crossing_of(stage, runs, tensor)
+        common, steps = self._crossing_of(runs, tensor)
         _, crossing, after = _divide(steps)
         if crossing is None:
             terms = self._own_terms(runs, tensor)
@@ -424,8 +424,10 @@ class _Lowering:
         return self._emit(out, after, source, last, f"s{stage} by ")
 
     def _accumulate(self, out: list[Action], run: Fused, left: dict[str, int], pending: dict[str, list[Term]]) -> None:
-        """Add a run's gradients of weights to those of earlier micro-batches, as they come; or, if the gradient is kept
-        divided (ZeRO-2, 3), once all runs of the stage have yielded theirs and divided at once."""
+        """Add a run's gradients of weights to those of earlier micro-batches, in the layouts in which they come.
+
+        A gradient that is kept divided (ZeRO-2, 3) is divided at once, when all runs of the stage have yielded theirs.
+        """
         for tensor in run.gradients:
             if self.graph.tensors[tensor].role != "parameter":
                 continue
@@ -482,7 +484,7 @@ class _Lowering:
     def _backward(self, stage: int) -> list[Action]:
         out: list[Action] = []
         split = stage in self.splitting
-        left = self._yields(stage)
+        left = self._yields(run for run in self._runs_of(stage) if not (split and self._divisible(run)))
         pending: dict[str, list[Term]] = {}
         for segment in reversed(self.segments[stage]):
             if not any(run.gradients for run in segment.runs):
@@ -508,29 +510,29 @@ class _Lowering:
 
     def _weight_gradients(self, stage: int) -> list[Action]:
         out: list[Action] = []
-        left = self._yields(stage)
+        runs = [run for run in self._runs_of(stage) if self._divisible(run)]
+        left = self._yields(runs)
         pending: dict[str, list[Term]] = {}
-        for run in reversed(list(self._runs_of(stage))):
-            if self._divisible(run):
-                self._fetch(out, run, self._weights(run), set())
-                out.append(self._compute(run, "weights"))
-                self._accumulate(out, run, left, pending)
+        for run in reversed(runs):
+            self._fetch(out, run, self._weights(run), set())
+            out.append(self._compute(run, "weights"))
+            self._accumulate(out, run, left, pending)
         return out
 
     def _divisible(self, run: Fused) -> bool:
         """Whether a run's backward pass has a weights' half that may wait. A co-sharded one is done part by part."""
         return run.mesh.sequential == 1 and any(self.graph.tensors[t].role == "parameter" for t in run.gradients)
 
-    def _yields(self, stage: int) -> dict[str, int]:
-        """How many runs of a pass yield a gradient of each weight."""
+    def _yields(self, runs: Iterable[Fused]) -> dict[str, int]:
+        """How many runs of a pass yield a gradient of each tensor."""
         found: dict[str, int] = {}
-        for run in self._runs_of(stage):
+        for run in runs:
             for tensor in run.gradients:
                 found[tensor] = found.get(tensor, 0) + 1
         return found
 
     def _again(self, out: list[Action], segment: Segment, made: set[Buffer], gathered: set[Buffer]) -> None:
-        """The forward pass of a recomputed group, of runs that the backward pass of a later one needs or that have one."""
+        """The forward pass of a recomputed group, but for runs that nothing in its backward pass needs."""
         wanted = {run.number for run in segment.runs if run.gradients}
         for run in reversed(segment.runs):
             if run.number in wanted:
@@ -668,6 +670,3 @@ def _divide(steps: Steps) -> tuple[Steps, Crossing | None, Steps]:
         if isinstance(step, Crossing):
             return steps[:number], step, steps[number + 1 :]
     return (), None, steps
-
-
-__all__ = ["Block", "preserve"]

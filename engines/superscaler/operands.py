@@ -4,8 +4,8 @@ Along a mesh axis on which an operator is split by identifier x ('' for every de
 
 * an input that has x is needed split, and so comes its gradient; one that lacks x is needed whole, and its gradient
   comes in addends (with x = '', equal on all);
-* an output that has x comes split, and its gradient is wanted split; one that lacks x comes in addends, and its gradient
-  is wanted whole (with x = '', the output comes whole).
+* an output that has x comes split, and its gradient is wanted split; one that lacks x comes in addends, and its
+  gradient is wanted whole (with x = '', the output comes whole).
 
 (nnScaler, OSDI 2024, op-trans; DTensor calls the addends `Partial`.)
 """

@@ -6,11 +6,11 @@ their calls, and both ends of a message post it in the same order.
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from engines.superscaler import redistribution
-from engines.superscaler.layout import Layout
 from engines.superscaler.program import (
     Accumulate,
     Action,
@@ -34,7 +34,7 @@ from harness.api import HarnessError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from engines.superscaler.layout import Box, Mesh
+    from engines.superscaler.layout import Box, Layout, Mesh
     from engines.superscaler.program import Program
 
 
@@ -89,7 +89,7 @@ def _project(program: Program, action: Action, rank: int, tag: int) -> Instructi
         case Accumulate(_, source, target):
             return Local("accumulate", (source,), (target,))
         case Update(_, weight, gradient, _):
-            return Local("update", (gradient,), (weight,))
+            return Local("update", (weight, gradient), (weight,))
         case Free(_, buffers):
             return Local("free", buffers)
     raise HarnessError(f"no instruction for {action!r}")
@@ -184,13 +184,13 @@ def _all_pieces(before: Layout, after: Layout, shape: tuple[int, ...]) -> dict[i
     sends: dict[int, list[Piece]] = {}
     receives: dict[int, list[Piece]] = {}
     keeps: dict[int, list[tuple[Box, Box, bool]]] = {}
-    seen: set[tuple[int, Box]] = set()
-    for piece in redistribution.pieces(before, after, shape):
+    found = redistribution.pieces(before, after, shape)
+    terms = Counter((piece.target, piece.box) for piece in found)
+    for piece in found:
         there = _within(piece.box, after.box(shape, piece.target))
         here = _within(piece.box, before.box(shape, piece.source))
-        # The first addend that reaches a place is copied there, later ones are added to it.
-        add = (piece.target, piece.box) in seen
-        seen.add((piece.target, piece.box))
+        # Where several addends meet, all are added to the zeros that a part starts from: in whatever order they come.
+        add = terms[piece.target, piece.box] > 1
         if piece.source == piece.target:
             keeps.setdefault(piece.target, []).append((here, there, add))
         else:

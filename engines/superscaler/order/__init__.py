@@ -1,9 +1,10 @@
 """op-order: in which order the blocks of a plan run.
 
-`schedules` has those with names, `check` tests any, `merge` makes one order of the devices' lists, and `timeline` says
-how long one takes.
+`schedules` has those with names, `check` tests any, `merge` makes one order of the devices' lists, `timeline` says how
+long one takes, and `best` finds one for given durations and room.
 """
 
+from engines.superscaler.order.best import Best, best
 from engines.superscaler.order.check import check
 from engines.superscaler.order.greedy import greedy
 from engines.superscaler.order.merge import merge
@@ -23,8 +24,10 @@ from engines.superscaler.order.schedules import (
 from engines.superscaler.order.timeline import Placed, bubble, held, in_flight, makespan, timeline
 
 __all__ = [
+    "Best",
     "Pipeline",
     "Placed",
+    "best",
     "bubble",
     "check",
     "folded",

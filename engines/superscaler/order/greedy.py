@@ -27,6 +27,7 @@ def greedy(
     pipeline: Pipeline,
     durations: Mapping[tuple[int, Pass], float],
     caps: Sequence[int | None] | None = None,
+    transfers: Mapping[tuple[int, int], float] | None = None,
 ) -> tuple[Block, ...]:
     """An order by list scheduling; of equals, the earlier micro-batch and then the later stage goes first.
 
@@ -35,6 +36,7 @@ def greedy(
         durations: (stage, pass) -> how long it takes.
         caps: for every stage, how many micro-batches may be between their forward pass and the end of their last
             backward pass at once; None for any number.
+        transfers: (stage, stage) -> how long a tensor is under way between them; absent pairs take no time.
 
     Raises:
         PlanError: a cap below one.
@@ -52,9 +54,12 @@ def greedy(
         for need in pipeline.needs(block):
             dependents.setdefault(need, []).append(block)
 
+    under_way = transfers or {}
+
     def start(block: Block) -> float:
         devices = max(free[device] for device in pipeline.devices[block.stage])
-        return max([devices, *(ends[need] for need in pipeline.needs(block))])
+        arrived = (ends[need] + under_way.get((need.stage, block.stage), 0.0) for need in pipeline.needs(block))
+        return max([devices, *arrived])
 
     def entry(block: Block) -> tuple[float, int, int, int, Block]:
         return start(block), RANK[block.what], block.micro_batch, -block.stage, block
