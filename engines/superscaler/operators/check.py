@@ -79,7 +79,8 @@ def check(
         graph: traced from `module`; small, since every operator is computed some dozen times.
         module: has the parameters and buffers.
         inputs: one micro-batch, with data: operators are checked on the numbers they meet there.
-        every: check operators that are alike (the same one in another layer) as well.
+        every: check operators that are alike as well. Otherwise one that differs from an earlier one in its sizes alone
+            is split on single identifiers, and one that does not differ (the same in another layer) not at all.
     """
     found = values(graph, module, inputs)
     seen: set[str] = set()
@@ -90,22 +91,26 @@ def check(
             continue
         seen.add(alike)
         trained = [graph.tensors[name].requires_grad for name in op.inputs]
-        findings += check_op(op, [found[name].detach() for name in op.inputs], trained)
+        kind = f"{op.target} {op.annotation}"
+        inputs_ = [found[name].detach() for name in op.inputs]
+        findings += check_op(op, inputs_, trained, pairs=every or kind not in seen)
+        seen.add(kind)
     return findings
 
 
-def check_op(op: Op, inputs: Sequence[torch.Tensor], trained: Sequence[bool]) -> list[Finding]:
+def check_op(op: Op, inputs: Sequence[torch.Tensor], trained: Sequence[bool], *, pairs: bool = True) -> list[Finding]:
     """Split one operator in every way its annotation allows.
 
     Args:
         op: the operator.
         inputs: its inputs, whole; floating ones in float64.
         trained: which of them have gradients.
+        pairs: split it on every two identifiers at once as well.
     """
     names = op.annotation.splittable()
     whole = _computed(op, inputs, trained, {}, None)
     findings: list[Finding] = []
-    for split in (*((name,) for name in names), *itertools.combinations(names, 2)):
+    for split in (*((name,) for name in names), *(itertools.combinations(names, 2) if pairs else ())):
         degrees = {name: degree(op.annotation.sizes[name]) for name in split}
         findings += _split(op, inputs, trained, degrees, whole)
     return findings

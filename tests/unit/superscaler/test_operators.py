@@ -27,7 +27,7 @@ def test_every_split_that_an_annotation_allows_equals_the_whole(name: str) -> No
     assert check(*traced(name)) == []
 
 
-# --- annotations that are not true ------------------------------------------------------------------------------------
+# --- annotations that are not true --------------------------------------------------------------------------------
 
 X = (4, 6, 8)
 PLANTED = {
@@ -81,7 +81,7 @@ def test_a_wrong_gradient_is_found_where_outputs_are_right(monkeypatch: pytest.M
     assert {finding.what for finding in findings} == {"gradient of input 1 (bias)"}
 
 
-# --- dropout ------------------------------------------------------------------------------------------------------------
+# --- dropout ------------------------------------------------------------------------------------------------------
 
 
 def dropout(x: torch.Tensor, parts: dict[str, Part], **now: int) -> torch.Tensor:
@@ -108,7 +108,7 @@ def test_dropout_differs_between_steps_micro_batches_and_seeds_and_keeps_its_rat
     assert 0.4 < torch.stack(masks).bool().float().mean() < 0.6
 
 
-# --- cost ---------------------------------------------------------------------------------------------------------------
+# --- cost ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_linear_layer_costs_two_operations_per_product_and_keeps_both_factors() -> None:
