@@ -299,7 +299,8 @@ class Part(NamedTuple):
 
 def assembled(parts: tuple[Part, ...], shape: tuple[int, ...]) -> Value | Conflict:
     """A buffer made of parts: what is local is written first; what comes from others is copied, or added to what is
-    there (at first zeros), in the order in which it comes."""
+    there (at first zeros), in the order in which it comes.
+    """
     first = parts[0].value
     for part in parts:
         if (part.value.tensor, part.value.kind) != (first.tensor, first.kind):
@@ -319,7 +320,8 @@ def assembled(parts: tuple[Part, ...], shape: tuple[int, ...]) -> Value | Confli
             return Conflict("I2", f"writes {written(cell)} of a buffer of {named(first)} more than once")
         if copies and len(here) > 1 and not (copies[0].local and here[0][1] is copies[0]):
             return Conflict(
-                "I5", f"copies into {written(cell)} of a buffer of {named(first)} what may come after what is added there"
+                "I5",
+                f"copies into {written(cell)} of a buffer of {named(first)} what may come after what is added there",
             )
         place: Box | None = None
         content: Content = ()
