@@ -299,8 +299,7 @@ class Part(NamedTuple):
 
 def assembled(parts: tuple[Part, ...], shape: tuple[int, ...]) -> Value | Conflict:
     """A buffer made of parts: what is local is written first; what comes from others is copied, or added to what is
-    there (at first zeros), in the order in which it comes.
-    """
+    there (at first zeros), in the order in which it comes."""
     first = parts[0].value
     for part in parts:
         if (part.value.tensor, part.value.kind) != (first.tensor, first.kind):
