@@ -51,13 +51,11 @@ class Groups:
         self._made: dict[tuple[int, ...], dist.ProcessGroup] = {}
 
     def prepare(self, program: Program) -> None:
-        """Make those that a program needs and this process is a member of."""
-        rank, world = dist.get_rank(), tuple(range(dist.get_world_size()))
+        """Make those that a program needs: every process of the default group, a member or not, must come here."""
         for members in needed(program):
-            if members == world:
-                self._made[members] = dist.group.WORLD
-            elif rank in members and members not in self._made:
-                self._made[members] = dist.new_group(list(members), use_local_synchronization=True)
+            if members not in self._made:
+                everyone = members == tuple(range(dist.get_world_size()))
+                self._made[members] = dist.group.WORLD if everyone else dist.new_group(list(members))
 
     def __getitem__(self, members: tuple[int, ...]) -> dist.ProcessGroup:
         return self._made[tuple(sorted(members))]
@@ -165,7 +163,9 @@ class Process:
         self.sent += sum(message.nbytes for _, message in outgoing)
         self.received += sum(message.nbytes for _, _, message in incoming)
         works = dist.batch_isend_irecv(posts) if posts else []
-        self._sending += [(work, outgoing) for work in works]
+        # NCCL has one work for the whole batch; gloo one for every post, sends first, each to be waited for once.
+        sending, awaited = (works, works) if self._native else (works[: len(outgoing)], works[len(outgoing) :])
+        self._sending += [(work, outgoing) for work in sending]
         if exchange.target is None:
             return
 
@@ -173,8 +173,6 @@ class Process:
             arrived = {peer: _unpacked(message, pieces) for peer, pieces, message in incoming}
             return exchanged(self._rank, exchange, own, arrived)
 
-        # NCCL has one work for the whole batch; gloo one for every post, sends first, which need not be waited for.
-        awaited = works if self._native else works[len(outgoing) :]
         self._rank.values[exchange.target] = Arriving(awaited, put_together)
 
 
