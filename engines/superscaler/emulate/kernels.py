@@ -8,7 +8,6 @@ product gives the gradient of the input, the other that of the parameter; what h
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -69,14 +68,10 @@ class Kernels:
 
     def work(self, run: Run, op: Op) -> Work:
         """What one part of an operator costs when split as the run has it."""
-        degrees: Counter[str] = Counter()
-        sizes = (*run.mesh.shape, run.mesh.sequential)
-        for name, size in zip(run.splits[op.name], sizes, strict=False):
-            if name and size > 1:
-                degrees[name] = degrees.get(name, 1) * size
+        degrees = degrees_of(run, op)
         key = (op.name, tuple(sorted(degrees.items())))
         if key not in self._works:
-            self._works[key] = operators.find(op.target).work(op, self.tensors, dict(degrees))
+            self._works[key] = operators.find(op.target).work(op, self.tensors, degrees)
         return self._works[key]
 
     def _pass(self, run: Run, what: str, *, again: bool) -> Parts:
@@ -119,3 +114,12 @@ class Kernels:
 
     def _floats(self, name: str) -> bool:
         return self.tensors[name].dtype in ("fp64", "fp32", "fp16", "bf16")
+
+
+def degrees_of(run: Run, op: Op) -> dict[str, int]:
+    """Into how many parts a run splits each identifier of an operator, sequential parts included."""
+    degrees: dict[str, int] = {}
+    for name, size in zip(run.splits[op.name], (*run.mesh.shape, run.mesh.sequential), strict=False):
+        if name and size > 1:
+            degrees[name] = degrees.get(name, 1) * size
+    return degrees
