@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from engines.superscaler.search.elimination import Memory, reduce
+from engines.superscaler.search.elimination import reduce
 from engines.superscaler.search.ilp import solve as solve_program
 from engines.superscaler.search.problem import cheapest
 
@@ -67,10 +67,10 @@ def total(units: Sequence[UnitCost]) -> UnitCost:
     return UnitCost(*sums[:5], max(unit.peak for unit in units))
 
 
-def fastest(tables: Tables, ops: Collection[str], setting: Setting, memory: Memory) -> Solution:
+def fastest(tables: Tables, ops: Collection[str], setting: Setting) -> Solution:
     """The optimum at a price of memory: exact, by elimination; what that leaves over, by an integer program."""
     problem = tables.problem(ops, setting)
-    reduced = reduce(problem, memory)
+    reduced = reduce(problem)
     core, bound = ({}, 0.0) if not reduced.core.choices else solve_program(reduced.core)
     picked = reduced.completed(core)
     return evaluated(tables, ops, setting, picked, reduced.constant + bound, problem.cost(picked))
@@ -124,13 +124,11 @@ def evaluated(
     return Solution(tables, setting, chosen, weights, units, bound, objective)
 
 
-def frontier(
-    tables: Tables, ops: Collection[str], setting: Setting, memory: Memory, prices: Sequence[float]
-) -> list[Solution]:
+def frontier(tables: Tables, ops: Collection[str], setting: Setting, prices: Sequence[float]) -> list[Solution]:
     """Solutions at rising prices of memory, each different from the one before."""
     found: list[Solution] = []
     for price in prices:
-        solution = fastest(tables, ops, replace(setting, price=price), memory)
+        solution = fastest(tables, ops, replace(setting, price=price))
         if not found or solution.total != found[-1].total:
             found.append(solution)
     return found
