@@ -42,13 +42,17 @@ def stage(bench: Bench, piece: Piece, number: int, devices: tuple[int, ...]) -> 
     names = {op for unit in units for op in unit.ops}
     ops = tuple(op.name for op in bench.graph.ops if op.name in names)
     used = {bench.graph.by_name[op].inputs[place] for op in ops for place in bench.owned[op]}
-    groups = tuple(Group(unit.ops) for unit in units if unit.is_layer) if solution.setting.recompute else ()
+    groups: list[Group] = []
+    if solution.setting.recompute:
+        for unit in range(piece.first, piece.stop):
+            if bench.units[unit].is_layer:
+                groups += solution.groups.get(unit, (Group(bench.units[unit].ops),))
     return Stage(
         f"stage{number}",
         ops,
         Mesh(devices, solution.tables.mesh.shape),
         {op: solution.chosen[op].split for op in ops},
-        groups,
+        tuple(groups),
         {
             name: way.weight
             for name, way in sorted(solution.weights.items())
@@ -128,6 +132,8 @@ def moved(bench: Bench, nbytes: int, near: Sequence[int], far: Sequence[int]) ->
     from engines.superscaler.cost import Message
 
     wide = max(len(near), len(far))
+    if not wide or not nbytes:
+        return 0.0
     key = (nbytes, len(near), len(far), near[0] % HOST, far[0] - near[0])
     if key not in bench.crossings:
         messages = [

@@ -7,7 +7,7 @@ is known.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from engines.superscaler.search.elimination import reduce
@@ -17,6 +17,7 @@ from engines.superscaler.search.problem import cheapest
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    from engines.superscaler.plan import Group
     from engines.superscaler.search.options import Option
     from engines.superscaler.search.problem import Setting, Tables
     from engines.superscaler.search.weights import Keeping
@@ -54,6 +55,8 @@ class Solution:
     """Seconds per step, memory at its price: nothing is cheaper."""
     objective: float
     """Of this solution, in the same terms."""
+    groups: Mapping[int, tuple[Group, ...]] = field(default_factory=dict)
+    """Number of the unit -> its groups, where they are other than the whole unit recomputed."""
 
     @property
     def total(self) -> UnitCost:

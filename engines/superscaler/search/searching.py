@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from engines.superscaler.layout import Mesh
 from engines.superscaler.precision import Precision
 from engines.superscaler.search import assemble, presets, retiming
+from engines.superscaler.search.coshard import WORTH, sharded
 from engines.superscaler.search.inter import Candidate, Piece, cut
 from engines.superscaler.search.intra import frontier, total
 from engines.superscaler.search.problem import Bench, Setting
@@ -237,8 +238,12 @@ class _Search:
                     fast = frontier(tables, ops, setting, (0.0,))
                     prices = [fast[0].objective / self.capacity * part for part in PRICES]
                     for solution in [*fast, *frontier(tables, ops, setting, prices)]:
-                        if all(solution.total != one.solution.total for one in found):
-                            found.append(Candidate(size, solution))
+                        if any(solution.total == one.solution.total for one in found):
+                            continue
+                        found.append(Candidate(size, solution))
+                        if solution.setting.recompute and solution.total.peak > WORTH * self.capacity:
+                            pieces = [sharded(solution, parts) for parts in bench.space.parts if parts > 1]
+                            found += [Candidate(size, one) for one in pieces if one]
             self._candidates[size] = found
         return self._candidates[size]
 
@@ -265,11 +270,8 @@ class _Search:
                 if name in graph.producer and unit_of[graph.producer[name]] < unit
             }
             nbytes = sum(graph.tensors[name].nbytes for name in names)
-            other = size if 2 * size <= self.devices else self.devices - size
-            near, far = range(size), range(self.devices - other, self.devices)
-            if 2 * size <= self.devices:
-                far = range(size, 2 * size)
-            self._crossings[key] = 2 * assemble.moved(self.bench, nbytes, near, far)
+            near, far = range(size), range(size, min(2 * size, self.devices))
+            self._crossings[key] = 2 * assemble.moved(self.bench, nbytes, near, far) if far else 0.0
         return self._crossings[key]
 
     def cuts(self) -> Iterator[tuple[str, tuple[Piece, ...]]]:
@@ -316,6 +318,12 @@ class _Search:
         label = f"{self.bench.space.name}: {name} {schedule} on {shapes}"
         if any(piece.candidate.solution.setting.recompute for piece in pieces):
             label += ", recomputed"
+        most = max(
+            (group.parts for piece in pieces for own in piece.candidate.solution.groups.values() for group in own),
+            default=1,
+        )
+        if most > 1:
+            label += f", co-sharded in {most}"
         return assemble.propose(self.bench, pieces, meshes, self.micro_batches, schedule, label)
 
     def interlaced(self) -> Iterator[Proposal]:
