@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from engines.superscaler.redistribution.prices import Prices
 
 
+FEW = 8
+"""Addends that an exchange may bring to one rank; of more, what a reduction first costs besides is next to nothing."""
+
+
 class State(NamedTuple):
     """A layout without its mesh, without axes of one device, and without those that no path changes."""
 
@@ -219,7 +223,7 @@ class Neighbours:
         yield from self._reductions(state)
         yield from self._slices(state)
         summed = not set(state.partial) - set(self.target.partial)
-        if via is None:
+        if via is None and math.prod(self.degrees[axis] for axis in state.partial) <= FEW:
             yield from (Edge("exchange", (), end) for end in self.ends)
         elif summed and via in ("all-reduce", "reduce-scatter") and state != self.target:
             yield Edge("exchange", (), self.target)

@@ -319,7 +319,8 @@ def assembled(parts: tuple[Part, ...], shape: tuple[int, ...]) -> Value | Confli
             return Conflict("I2", f"writes {written(cell)} of a buffer of {named(first)} more than once")
         if copies and len(here) > 1 and not (copies[0].local and here[0][1] is copies[0]):
             return Conflict(
-                "I5", f"copies into {written(cell)} of a buffer of {named(first)} what may come after what is added there"
+                "I5",
+                f"copies into {written(cell)} of a buffer of {named(first)} what may come after what is added there",
             )
         place: Box | None = None
         content: Content = ()
