@@ -151,9 +151,11 @@ class Layout:
 
     def box(self, shape: tuple[int, ...], device: int, part: int = 0) -> Box:
         """The region of the whole tensor that a device (and sequential part) holds."""
-        place = (*self.mesh.places[device], part)
+        return self._box(self.local_shape(shape), (*self.mesh.places[device], part))
+
+    def _box(self, lengths: tuple[int, ...], place: tuple[int, ...]) -> Box:
         found = []
-        for length, axes in zip(self.local_shape(shape), self.dims, strict=True):
+        for length, axes in zip(lengths, self.dims, strict=True):
             index = 0
             for axis in axes:
                 index = index * self.degree(axis) + place[axis]
@@ -170,8 +172,9 @@ class Layout:
 
     def held(self, shape: tuple[int, ...]) -> Iterator[tuple[int, Box, tuple[int, int]]]:
         """(device, region, addend) of every device."""
+        lengths = self.local_shape(shape)
         for device in self.mesh.devices:
-            yield device, self.box(shape, device), self.addend(device)
+            yield device, self._box(lengths, (*self.mesh.places[device], 0)), self.addend(device)
 
     def refined(self, mesh: Mesh) -> Layout:
         """The same layout in terms of a refinement of its mesh.

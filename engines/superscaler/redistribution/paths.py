@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from engines.superscaler.redistribution.prices import Prices
 
 
+FEW = 8
+"""Addends that an exchange may bring to one rank; of more, what a reduction first costs besides is next to nothing."""
+
+
 class State(NamedTuple):
     """A layout without its mesh, without axes of one device, and without those that no path changes."""
 
@@ -212,14 +216,17 @@ class Neighbours:
     def of(self, state: State, via: Kind | None) -> Iterator[Edge]:
         """Edges out of a state, which was come to by a step of kind `via`.
 
-        An exchange is cheapest at once or as soon as the sum is made; what else is done before it can but cost.
+        An exchange is cheapest at once or as soon as the sum is made; what else is done before it can but cost. Copies
+        that are gathered after it are those of a sum that it makes itself.
         """
         yield from self._gathers(state)
         yield from self._reductions(state)
         yield from self._slices(state)
         summed = not set(state.partial) - set(self.target.partial)
-        if via is None or (summed and via in ("all-reduce", "reduce-scatter")):
-            yield from (Edge("exchange", (), end) for end in self.ends if end != state)
+        if via is None and math.prod(self.degrees[axis] for axis in state.partial) <= FEW:
+            yield from (Edge("exchange", (), end) for end in self.ends)
+        elif summed and via in ("all-reduce", "reduce-scatter") and state != self.target:
+            yield Edge("exchange", (), self.target)
 
     def _fits(self, state: State, dim: int, axes: tuple[int, ...]) -> bool:
         return self.local[dim] % math.prod(self.degrees[a] for a in state.dims[dim] + axes) == 0

@@ -43,30 +43,36 @@ def pieces(before: Layout, after: Layout, shape: tuple[int, ...]) -> tuple[Piece
     """
     if before.partial and after.partial and before.reduction != after.reduction:
         raise ValueError(f"addends of a {before.reduction} cannot become addends of a {after.reduction}")
-    holders: dict[tuple[tuple[int, ...], int], list[int]] = {}
     lengths = before.local_shape(shape)
+    holders: dict[tuple[Box, int], list[int]] = {}
+    held: dict[int, tuple[Box, int]] = {}
     addends = 1
-    for device, box, (index, addends) in before.held(shape):  # noqa: B007 - every device has the same count
-        cell = tuple(start // length for (start, _), length in zip(box, lengths, strict=True))
-        holders.setdefault((cell, index), []).append(device)
+    for device, box, (index, count) in before.held(shape):
+        addends = count
+        held[device] = (box, index)
+        holders.setdefault(held[device], []).append(device)
     load = dict.fromkeys(before.mesh.devices, 0)
     found = []
     for device, box, (part, parts) in after.held(shape):
         if parts > addends and after.reduction != "sum":
             raise ValueError(f"{addends} parts of a {after.reduction} cannot become {parts}: zeros would count")
         mine = range(-(-part * addends // parts), -(-(part + 1) * addends // parts))
-        cells = itertools.product(
-            *(range(start // length, -(-stop // length)) for (start, stop), length in zip(box, lengths, strict=True))
-        )
-        for cell, index in itertools.product(cells, mine):
-            region = tuple(
-                (max(start, number * length), min(stop, (number + 1) * length))
-                for (start, stop), number, length in zip(box, cell, lengths, strict=True)
-            )
-            having = holders[cell, index]
-            source = device if device in having else min(having, key=lambda rank: (load[rank], rank))
-            piece = Piece(source, device, region, (index, addends))
-            if source != device:
-                load[source] += piece.elements
-            found.append(piece)
+        # The source's boxes along each dim that the target's box meets, each with what they have in common.
+        met = [
+            [
+                ((at, at + length), (max(start, at), min(stop, at + length)))
+                for at in range(start // length * length, stop, length)
+            ]
+            for (start, stop), length in zip(box, lengths, strict=True)
+        ]
+        for cell in itertools.product(*met):
+            whole, region = tuple(one for one, _ in cell), tuple(other for _, other in cell)
+            size = math.prod(stop - start for start, stop in region)
+            for index in mine:
+                if held.get(device) == (whole, index):
+                    source = device
+                else:
+                    source = min(holders[whole, index], key=lambda rank: (load[rank], rank))
+                    load[source] += size
+                found.append(Piece(source, device, region, (index, addends)))
     return tuple(found)

@@ -233,7 +233,7 @@ class Rank:
         if number and _is_update(self.instructions[number - 1]):
             return _nothing
         together = itertools.takewhile(_is_update, self.instructions[number:])
-        return partial(self._update, tuple((update.targets[0], update.sources[0]) for update in together))
+        return partial(self._update, tuple(update.sources for update in together))
 
     # --- local instructions ----------------------------------------------------------------------------------------
 

@@ -7,9 +7,10 @@ of one rank, which must agree, and which also knows random masks that do not dep
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from engines.superscaler.layout import Layout, Mesh
 from engines.superscaler.plan import Block, Plan, Stage
@@ -18,7 +19,7 @@ from engines.superscaler.runtime.optimizer import Optimizer
 from engines.superscaler.runtime.outcome import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -49,13 +50,39 @@ def train(
         stepper.zero_grad(set_to_none=True)
         of_step = []
         for inputs in step:
-            loss = own(*(in_dtype(value, dtype) for value in inputs))
+            with AllIn(dtype):
+                loss = own(*(in_dtype(value, dtype) for value in inputs))
             (loss / len(step)).backward()
             of_step.append(float(loss.detach()))
         losses.append(of_step)
         gradients.append({n: p.grad.clone() for n, p in parameters.items() if p.grad is not None})
         stepper.step()
     return Outcome(losses, gradients, {name: p.detach().clone() for name, p in parameters.items()})
+
+
+class AllIn(TorchFunctionMode):
+    """Lets one floating point dtype stand for all of them: a module that says `x.float()` stays in double."""
+
+    CASTS: ClassVar = frozenset((torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16, torch.Tensor.double))
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._dtype = dtype
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Call with the dtype in place of every floating point one."""
+        if func in self.CASTS:
+            return args[0].to(self._dtype)
+        return func(*map(self._in, args), **{name: self._in(value) for name, value in (kwargs or {}).items()})
+
+    def _in(self, value: Any) -> Any:
+        return self._dtype if isinstance(value, torch.dtype) and value.is_floating_point else value
 
 
 def in_dtype(value: Tensor, dtype: torch.dtype) -> Tensor:

@@ -120,9 +120,7 @@ def evaluated(
         own[1] += backward
         own[4] += kept
         own[5] = max(own[5], node.workspace[number])
-    units = {
-        unit: UnitCost(*own[:5], own[5] + inner.get(unit, 0.0)) for unit, own in sorted(sums.items())
-    }
+    units = {unit: UnitCost(*own[:5], own[5] + inner.get(unit, 0.0)) for unit, own in sorted(sums.items())}
     return Solution(tables, setting, chosen, weights, units, bound, objective)
 
 

@@ -27,6 +27,7 @@ ARITY = {
     "add": (None, 1),
     "seed": (0, 1),
     "accumulate": (1, 1),
+    "update": (2, 1),
 }
 
 
@@ -212,12 +213,6 @@ class _Bounds:
 
     def _local(self, step: Local) -> Iterator[str]:
         yield from self._buffers((*step.sources, *step.targets))
-        if step.kind == "update":
-            if len(step.sources) != 2:
-                yield f"update of {len(step.sources)} buffers: it takes a weight and its gradient"
-            elif step.sources[0].tensor not in self.graph.parameters:
-                yield f"updates {step.sources[0].tensor!r}, which is no parameter"
-            return
         if step.kind == "free":
             if not (step.sources or step.targets):
                 yield "frees nothing"
@@ -241,6 +236,10 @@ class _Bounds:
                 yield f"loads {written(step.box)} of {tensor.name!r}, of shape {tensor.shape}"
         if step.kind == "slice" and tensor is not None and len(step.box) != len(tensor.shape):
             yield f"takes {written(step.box)} of {tensor.name!r}, of shape {tensor.shape}"
+        if step.kind == "update" and (tensor is None or tensor.role != "parameter"):
+            yield f"updates {step.targets[0].tensor!r}, which is no parameter"
+        if step.kind == "update" and step.sources[0] != step.targets[0]:
+            yield f"updates {step.targets[0].tensor!r} from {step.sources[0].tensor!r}: it is done in place"
         if step.kind == "seed" and step.targets[0][:2] != (self.graph.loss, "gradient"):
             yield f"starts the backward pass at {step.targets[0].tensor!r}, the loss is {self.graph.loss!r}"
 

@@ -6,6 +6,7 @@ every micro-batch, so it is made once for a place and then only relabelled.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from engines.superscaler.verify.values import (
@@ -83,7 +84,7 @@ def footprint(truth: Truth, run: Run, place: tuple[int, ...]) -> Footprint:
     return Footprint(
         together(run.inputs, [side.reads for side in sides]),
         together(run.outputs, [side.makes for side in sides]),
-        together(run.outputs, [side.wants for side in sides]),
+        together([(t, v, replace(layout, partial=())) for t, v, layout in run.outputs], [side.wants for side in sides]),
         together(run.gradients, [side.yields for side in sides]),
         computed,
         tuple(faults),

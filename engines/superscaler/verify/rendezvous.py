@@ -105,7 +105,7 @@ class _Simulation:
             ("dtype", step.dtype, first.dtype),
             ("reduction", step.reduction, first.reduction),
             ("dim", (step.dim, step.split), (first.dim, first.split)),
-            ("tensor", (step.source.tensor, step.source.kind), (first.source.tensor, first.source.kind)),
+            ("tensor", _what(step), _what(first)),
         ):
             if mine != theirs:
                 self._find(rank, f"calls {_named(step)} with {name} {mine}, rank {one} has {theirs}")
@@ -187,6 +187,10 @@ class _Simulation:
             return f"rank {rank} has come to its end"
         awaited = ", ".join(map(str, self._awaited(rank)))
         return f"rank {rank} waits in instruction {position} ({_named(self.lists[rank][position])}) for rank {awaited}"
+
+
+def _what(step: Collective) -> tuple[str, str, int]:
+    return step.source.tensor, step.source.kind, step.source.micro_batch
 
 
 def _peers(rank: int, step: Exchange) -> set[int]:

@@ -230,7 +230,7 @@ class _Ranks:
         unknown = bool(step.keeps) and own is None
         for source, target, add in step.keeps:
             if own is not None:
-                parts.append(Part(target, sliced(own, source), add))
+                parts.append(Part(target, sliced(own, source), add, local=True))
         taken: dict[int, int] = {}
         for piece in step.receives:
             sent = self._sent(rank, piece.peer, taken.get(piece.peer, 0), step.tag)
@@ -240,7 +240,7 @@ class _Ranks:
             elif sent.shape != size(piece.box):
                 return self._write(rank, index, step.target, None)  # Level 2 says so.
             else:
-                parts.append(Part(piece.box, sent, piece.add))
+                parts.append(Part(piece.box, sent, piece.add, local=False))
         if unknown or not parts:
             return self._write(rank, index, step.target, None)
         result = assembled(tuple(parts), step.shape)
@@ -374,10 +374,9 @@ class _Ranks:
         return self.held[rank][buffer]
 
     def _write(self, rank: int, index: int, buffer: Buffer, value: Held) -> None:
-        """Make a buffer; only weights and constants may be made over one that is there."""
-        if buffer in self.held[rank] and not (
-            buffer.kind == "value" and self.graph.tensors[buffer.tensor].role in ("parameter", "buffer")
-        ):
+        """Make a buffer; only a weight where it is kept may be made over what is there."""
+        home = buffer.tensor in self.program.weights and buffer == Buffer(buffer.tensor, "value")
+        if buffer in self.held[rank] and not home:
             self._find(rank, index, "I3", f"writes {_named(buffer)} over what is there")
         self.held[rank][buffer] = value
 

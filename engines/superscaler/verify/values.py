@@ -293,26 +293,35 @@ class Part(NamedTuple):
     box: Box
     value: Value
     add: bool
+    local: bool
+    """Whether it is there at once; what comes from others comes in any order."""
 
 
 def assembled(parts: tuple[Part, ...], shape: tuple[int, ...]) -> Value | Conflict:
-    """A buffer made of parts: copies are written first, addends are then added to what is there (at first zeros)."""
+    """A buffer made of parts: what is local is written first; what comes from others is copied, or added to what is
+    there (at first zeros), in the order in which it comes."""
     first = parts[0].value
     for part in parts:
         if (part.value.tensor, part.value.kind) != (first.tensor, first.kind):
             return Conflict("I1", f"puts together {named(first)} and {named(part.value)}")
     placed = [
-        (Region(shift(region.local, [a for a, _ in part.box]), region.whole, region.content), part.add)
+        (Region(shift(region.local, [a for a, _ in part.box]), region.whole, region.content), part)
         for part in parts
         for region in part.value.regions
     ]
     whole = []
     for cell in _cells([region.local for region, _ in placed], extent(shape)):
-        here = [(region, add) for region, add in placed if intersect(region.local, cell) is not None]
+        here = [(region, part) for region, part in placed if intersect(region.local, cell) is not None]
         if not here:
             return Conflict("I2", f"writes nothing into {written(cell)} of a buffer of {named(first)}")
-        if sum(not add for _, add in here) > 1:
+        copies = [part for _, part in here if not part.add]
+        if len(copies) > 1:
             return Conflict("I2", f"writes {written(cell)} of a buffer of {named(first)} more than once")
+        if copies and len(here) > 1 and not (copies[0].local and here[0][1] is copies[0]):
+            return Conflict(
+                "I5",
+                f"copies into {written(cell)} of a buffer of {named(first)} what may come after what is added there",
+            )
         place: Box | None = None
         content: Content = ()
         for region, _ in here:
