@@ -132,10 +132,11 @@ def _same(called: Called, _emit: Emit) -> tuple[Tensor, ...]:
 
 # --- what needs no rule of its own: (attributes) ------------------------------------------------------------------
 
-for _name in (
-    "relu", "silu", "sigmoid", "tanh", "exp", "log", "sqrt", "rsqrt", "reciprocal", "abs", "sin", "cos", "erf", "square",
-    "neg", "logical_not", "maximum", "minimum", "logical_and", "logical_or", "matmul", "linear",
-):  # fmt: skip
+PLAIN = (
+    *("relu", "silu", "sigmoid", "tanh", "exp", "log", "sqrt", "rsqrt", "reciprocal", "abs", "sin", "cos", "erf"),
+    *("square", "neg", "logical_not", "maximum", "minimum", "logical_and", "logical_or", "matmul", "linear"),
+)
+for _name in PLAIN:
     RULES[_name] = plain()
 RULES["gelu"] = plain("approximate")
 RULES["mm"] = RULES["bmm"] = plain(target="matmul")

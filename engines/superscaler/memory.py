@@ -2,10 +2,10 @@
 
 A device holds its parts of the weights and of the optimizer's state all the time; the sum of a weight's gradients from
 the first micro-batch that adds to it; values and gradients from the action that writes them to the one that frees them;
-and between a forward pass and its backward pass what autograd keeps: the tensors that `Work.saved` names, each once,
-however many operators read it and whether or not it is a value as well. (Weights are not kept by a pass, see
-`program.Compute`.) While a run computes, it holds its inner tensors, or their gradients, as well: the *moment* is the
-most of that beyond what stays.
+and between a forward pass and its backward pass what autograd keeps: what a run reads and the tensors that `Work.saved`
+names, each once, however many operators read it and whether or not it is a value as well. (Weights are not kept by a
+pass, see `program.Compute`.) While a run computes, it holds its inner tensors, or their gradients, as well: the
+*moment* is the most of that beyond what stays.
 
 Nothing here knows when things happen; their order is enough. Devices that take part in the same meshes hold the same.
 """
@@ -68,6 +68,8 @@ class DeviceMemory:
 
     devices: tuple[int, ...]
     peak: Held
+    lasting: int
+    """What they hold between steps."""
     curve: tuple[tuple[int, int, int], ...]
     """(section of the program, most held during it, held after it), of the sections that the devices take part in."""
 
@@ -93,12 +95,12 @@ def check(program: Program, profile: Profile, precision: Precision | None = None
     worst, lack = None, 0
     for one in found:
         for device in one.devices[:1]:
-            model = _model(profile, there[device])
+            model = model_of(profile, there[device])
             over = one.peak.total - usable(profile, model)
             if model.kind == "gpu" and over > lack:
                 worst, lack = one, over
     if worst is not None:
-        raise PlanError(_too_much(program, profile, _model(profile, there[worst.devices[0]]), worst, lack))
+        raise PlanError(_too_much(program, profile, model_of(profile, there[worst.devices[0]]), worst, lack))
     return found
 
 
@@ -123,10 +125,17 @@ def _outer(module: str) -> str:
     return ".".join(words[: number + 1])
 
 
+_WORDS: Mapping[Category, str] = {
+    "weights": "of weights",
+    "gradients": "of gradients",
+    "optimizer": "of optimizer state",
+    "activations": "of activations",
+    "moment": "for a moment",
+}
 _ADVICE: Mapping[Category, str] = {
     "weights": "raise the number of stages or the tensor split, or keep weights split (ZeRO-3)",
     "gradients": "raise the number of stages or the tensor split, or keep gradients split (ZeRO-2)",
-    "optimizer": "split the optimizer's state over replicas (ZeRO-1), or raise the number of stages or the tensor split",
+    "optimizer": "split the optimizer's state over replicas (ZeRO-1), or raise the number of stages",
     "activations": "recompute or co-shard the stage, use smaller micro-batches, or an order with fewer in flight",
     "moment": "use smaller micro-batches, split the largest operator further, or co-shard it",
 }
@@ -135,7 +144,7 @@ _ADVICE: Mapping[Category, str] = {
 def _too_much(program: Program, profile: Profile, model: DeviceModel, one: DeviceMemory, lack: int) -> str:
     held = one.peak
     number = held.block.stage if held.block else _home(program, one.devices[0])
-    parts = ", ".join(f"{render(held.by[name], 'B')} of {name}" for name in CATEGORIES if held.by.get(name))
+    parts = ", ".join(f"{render(held.by[name], 'B')} {_WORDS[name]}" for name in CATEGORIES if held.by.get(name))
     largest = max(CATEGORIES, key=lambda name: held.by.get(name, 0))
     each = "on its device" if len(one.devices) == 1 else f"on each of {len(one.devices)} devices"
     return (
@@ -151,7 +160,8 @@ def _home(program: Program, device: int) -> int:
     return max((n for n, s in enumerate(stages) if device in s.mesh.places), key=lambda n: (len(stages[n].ops), -n))
 
 
-def _model(profile: Profile, device: str) -> DeviceModel:
+def model_of(profile: Profile, device: str) -> DeviceModel:
+    """The model of a device, by its name on the cluster."""
     host = layout.host_of(profile, device)
     group = device.partition("/")[2].rstrip("0123456789")
     models = {found.name: found.model for found in host.devices}
@@ -198,8 +208,9 @@ class _Runs:
         inputs = {name: (name, variant) for name, variant, _ in run.inputs}
         outputs = {roots.get(name, name): (name, variant) for name, variant, _ in run.outputs}
         kept, extra = self._kept(run, roots) if keeps else (set(), 0)
-        if saved and not keeps:
-            kept = set(inputs)
+        if saved:
+            # The runtime differentiates with respect to the inputs, so it has them until then.
+            kept |= set(inputs)
         last: dict[str, int] = {}
         for place, op in enumerate(ops := self._ops(run)):
             last |= dict.fromkeys((roots.get(name, name) for name in (*op.inputs, *op.outputs)), place)
@@ -214,7 +225,7 @@ class _Runs:
             held -= sum(sizes[name] for name in ended if name not in kept and name not in outputs)
         if run.mesh.sequential > 1:
             most += sum(sizes[name] for name in outputs if name in sizes) * run.mesh.sequential
-        weights = {name for name in inputs if self._graph.tensors[name].role == "parameter"}
+        weights = {name for name in inputs if self._graph.tensors[name].role in ("parameter", "buffer")}
         return _Pass(
             most,
             tuple(sorted(inputs[name] for name in kept & set(inputs) - weights)),
@@ -303,6 +314,7 @@ class _Device:
     most: int = 0
     """During the section."""
     peak: Held = field(default_factory=lambda: Held(0, {}, None))
+    lasting: int = 0
     curve: list[tuple[int, int, int]] = field(default_factory=list)
 
     def add(self, nbytes: int, category: Category) -> _Storage:
@@ -372,6 +384,7 @@ class _Walk:
     def go(self) -> tuple[DeviceMemory, ...]:
         for device in self._groups:
             device.mark(None)
+            device.lasting = device.total
         for number, section in enumerate(self._program.sections):
             touched: dict[int, _Device] = {}
             for device in self._groups:
@@ -384,7 +397,7 @@ class _Walk:
                         touched[id(device)] = device
             for device in touched.values():
                 device.curve.append((number, device.most, device.total))
-        return tuple(DeviceMemory(d.devices, d.peak, tuple(d.curve)) for d in self._groups)
+        return tuple(DeviceMemory(d.devices, d.peak, d.lasting, tuple(d.curve)) for d in self._groups)
 
     def _act(self, device: _Device, action: Action, block: Block | None) -> None:
         match action:

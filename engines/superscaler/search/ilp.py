@@ -60,7 +60,7 @@ def solve(
             solver.changeColIntegrality(column, highspy.HighsVarType.kInteger)
         solver.run()
         info = solver.getInfo()
-        if info.primal_solution_status != 2:  # noqa: PLR2004 - kSolutionStatusFeasible
+        if info.primal_solution_status != 2:
             raise PlanError("no choice of splits fits the memory limit")
         bound = max(bound, info.mip_dual_bound / scale)
         rounded = np.array(solver.getSolution().col_value)
@@ -100,7 +100,7 @@ class _Model:
             if len(names) == 1:
                 single[self.spans[names[0]]] += table * scale
                 continue
-            if len(names) > 2:  # noqa: PLR2004 - pairs
+            if len(names) > 2:
                 raise PlanError(f"a table over {len(names)} variables is not linear in pairs")
             left, right = (self.spans[name] for name in names)
             block = np.arange(count, count + table.size).reshape(table.shape)

@@ -61,9 +61,7 @@ def units(graph: Graph) -> tuple[Unit, ...]:
     for key, group in groupby(graph.ops, key=lambda op: _numbered(op.module, depth)):
         ops = list(group)
         heavy = any(name in weights for op in ops for name in op.inputs)
-        if runs and not key and not (heavy and runs[-1][0]):
-            runs[-1][1].extend(ops)
-        elif runs and key == runs[-1][0]:
+        if runs and (key == runs[-1][0] or (not key and not (heavy and runs[-1][0]))):
             runs[-1][1].extend(ops)
         elif runs and key and len(runs) > 1 and key == runs[-2][0] and not runs[-1][0]:
             last = runs.pop()[1]

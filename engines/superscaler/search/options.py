@@ -1,7 +1,7 @@
 """op-trans: the ways to split an operator over the axes of a mesh, as a plan space allows them.
 
-A layout of a tensor is written as a *code*: for each axis the dim it splits, `WHOLE` where devices hold equal copies, or
-`ADDENDS` where they hold parts of a sum. An operator's splits give the codes of all its tensors and of their gradients.
+A layout of a tensor is written as a *code*: for each axis the dim it splits, `WHOLE` where devices hold equal copies,
+or `ADDENDS` where they hold parts of a sum. An operator's splits give the codes of its tensors and of their gradients.
 """
 
 from __future__ import annotations
@@ -86,9 +86,9 @@ def options(op: Op, shape: tuple[int, ...], space: Space, batch: str) -> tuple[O
     found = []
     for split in itertools.product(*[_along(axis, len(shape), names, space, batch) for axis in range(len(shape))]):
         one = option(op, split, shape)
-        if all(op.annotation.sizes[name] % degree == 0 for name, degree in one.degrees.items()):
-            if all(_allows(rule, one, math.prod(shape), batch) for rule in rules):
-                found.append(one)
+        divides = all(op.annotation.sizes[name] % degree == 0 for name, degree in one.degrees.items())
+        if divides and all(_allows(rule, one, math.prod(shape), batch) for rule in rules):
+            found.append(one)
     if not found:
         wanted = ", ".join(rule.pattern for rule in rules)
         raise PlanError(
@@ -99,7 +99,7 @@ def options(op: Op, shape: tuple[int, ...], space: Space, batch: str) -> tuple[O
 
 
 def _along(axis: int, axes: int, names: tuple[str, ...], space: Space, batch: str) -> tuple[str, ...]:
-    """Identifiers along one axis. By Megatron, the outermost of two is data parallel and the other one tensor parallel."""
+    """Identifiers along one axis. By Megatron, the outermost of two is data parallel and the other tensor parallel."""
     if space.layouts == "data":
         return (batch,)
     if space.layouts == "megatron" and axes == 2:
