@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from emulation import layout
+from engines.superscaler.cluster import model_of
 from engines.superscaler.emulate.box import box
 from engines.superscaler.emulate.kernels import Kernels
 from engines.superscaler.emulate.lowering import Lowering, Told
@@ -82,7 +83,7 @@ def workload(program: Program, profile: Profile, *, precision: Precision | None 
     """
     precision = precision or Precision()
     there = layout.devices(profile)
-    accelerators, there = bool(there), there or layout.processors(profile)
+    there = there or layout.processors(profile)
     needed = max(program.plan.devices) + 1
     if needed > len(there):
         raise PlanError(
@@ -90,7 +91,9 @@ def workload(program: Program, profile: Profile, *, precision: Precision | None 
             " a larger profile"
         )
     devices = {device: there[device] for device in program.plan.devices}
-    made = box(_meshes(program)) if form != "ranks" and (accelerators or form == "folded") else None
+    # Processes share the cores of their host, so that the emulator would take a program apart again.
+    folds = form == "folded" or (form == "auto" and all(model_of(profile, n).kind == "gpu" for n in devices.values()))
+    made = box(_meshes(program)) if folds else None
     if made is None and form == "folded":
         shapes = sorted({" x ".join(map(str, mesh.shape)) for mesh in _meshes(program)})
         raise PlanError(f"meshes of {', '.join(shapes)} are not slices of one box: use the form `ranks`")

@@ -133,3 +133,13 @@ def test_messages_that_set_ranks_apart_can_be_spread_evenly():
     # Where ranks send different amounts, they are not alike anyway.
     uneven = [Message(0, 4, 10), Message(1, 5, 30)]
     assert len(even.messages(uneven, (), "m")) == 2
+
+
+def test_processes_that_share_cores_are_emulated_rank_by_rank():
+    profile = load_profile("epyc-2-core-vm")
+    program = pipeline(2, 1, 1, micro_batches=2)
+    lowered = emulate.workload(program, profile)
+    assert len(lowered.told) == len(lowered.work.nodes)
+    estimate = emulate.estimate(lowered, simulate(lowered.work, profile))
+    assert estimate.stands_for == {0: 1, 1: 1}
+    assert 0 < estimate.bubble < 1
