@@ -78,7 +78,7 @@ def interpreted(job: Job, program: Program) -> tuple[Difference, str]:
         program = preserve(graph, replace(job.plan, graph=graph.digest))
         what = "the model with smaller dims (" + ", ".join(f"{k} {v}" for k, v in shape.items()) + ")"
     module, batch = build(job.model, size, shape)
-    batches = reference.make_batches(program.graph, batch, job.plan.micro_batches, STEPS)
+    batches = reference.make_batches(batch, STEPS, job.plan.micro_batches)
     optimizer = Optimizer(job.optimizer)
     dtype = torch.float64
     try:
