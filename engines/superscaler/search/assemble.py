@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from engines.superscaler.search.inter import Piece
     from engines.superscaler.search.problem import Bench
 
+HOST = 16
+"""Devices of the largest host there is: what lies so far apart lies in the same place of another host."""
+
 
 @dataclass(frozen=True)
 class Proposal:
@@ -33,19 +36,23 @@ class Proposal:
 
 
 def stage(bench: Bench, piece: Piece, number: int, devices: tuple[int, ...]) -> Stage:
-    """One stage on these devices."""
+    """One stage on these devices. It says how parameters are kept that it is the first to use."""
     solution = piece.candidate.solution
     units = bench.units[piece.first : piece.stop]
     names = {op for unit in units for op in unit.ops}
     ops = tuple(op.name for op in bench.graph.ops if op.name in names)
-    used = {name for op in ops for name in bench.graph.by_name[op].inputs}
-    groups = tuple(Group(unit.ops) for unit in units if unit.is_layer) if solution.setting.recompute else ()
+    used = {bench.graph.by_name[op].inputs[place] for op in ops for place in bench.owned[op]}
+    groups: list[Group] = []
+    if solution.setting.recompute:
+        for unit in range(piece.first, piece.stop):
+            if bench.units[unit].is_layer:
+                groups += solution.groups.get(unit, (Group(bench.units[unit].ops),))
     return Stage(
         f"stage{number}",
         ops,
         Mesh(devices, solution.tables.mesh.shape),
         {op: solution.chosen[op].split for op in ops},
-        groups,
+        tuple(groups),
         {
             name: way.weight
             for name, way in sorted(solution.weights.items())
@@ -111,15 +118,29 @@ def _order(schedule: str, stages: int, micro_batches: int, meshes: Sequence[tupl
 
 def crossing(bench: Bench, left: Stage, right: Stage) -> float:
     """Seconds for what one stage reads from another, forward: each device of the larger mesh moves its share."""
-    from engines.superscaler.cost import Message
-
     graph, made = bench.graph, set(left.ops)
     crossing = {name for op in right.ops for name in graph.by_name[op].inputs if graph.producer.get(name) in made}
     nbytes = sum(graph.tensors[name].nbytes for name in crossing)
-    wide = max(left.mesh.size, right.mesh.size)
-    near, far = left.mesh.devices, right.mesh.devices
-    messages = [Message(near[n * len(near) // wide], far[n * len(far) // wide], nbytes // wide) for n in range(wide)]
-    return bench.costs.messages(messages)
+    return moved(bench, nbytes, left.mesh.devices, right.mesh.devices)
+
+
+def moved(bench: Bench, nbytes: int, near: Sequence[int], far: Sequence[int]) -> float:
+    """Seconds until a tensor has come from one set of devices to another, each moving its share.
+
+    Of many devices, as many are looked at as share links: those of the first hosts.
+    """
+    from engines.superscaler.cost import Message
+
+    wide = max(len(near), len(far))
+    if not wide or not nbytes:
+        return 0.0
+    key = (nbytes, len(near), len(far), near[0] % HOST, far[0] - near[0])
+    if key not in bench.crossings:
+        messages = [
+            Message(near[n * len(near) // wide], far[n * len(far) // wide], nbytes // wide) for n in range(wide)
+        ]
+        bench.crossings[key] = bench.costs.messages(messages[: 4 * HOST])
+    return bench.crossings[key]
 
 
 def lacking(cost: UnitCost, in_flight: int, capacity: float) -> float:

@@ -11,6 +11,7 @@ A variable whose neighbours' table would be too large is left over; the rest is 
 
 from __future__ import annotations
 
+import heapq
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -116,9 +117,13 @@ def reduce(problem: Problem, memory: Memory | None = None) -> Reduced:
     trail: list[tuple[str, tuple[str, ...], NDArray[np.int64]]] = []
     left = dict(problem.choices)
     sizes = {name: _size(name, neighbours(name), left) for name in left}
-    while left:
-        name = min(left, key=lambda one: (sizes[one], order[one]))
-        if sizes[name] > LARGEST:
+    queue = [(sizes[name], order[name], name) for name in left]
+    heapq.heapify(queue)
+    while queue:
+        size, _, name = heapq.heappop(queue)
+        if name not in left or size != sizes[name]:
+            continue  # it has changed since, and stands in the queue again
+        if size > LARGEST:
             break
         around = neighbours(name)
         used = sorted(touching[name], key=lambda number: [order[n] for n in tables[number][0]])
@@ -140,6 +145,7 @@ def reduce(problem: Problem, memory: Memory | None = None) -> Reduced:
         add(around, lowest)
         for other in around:
             sizes[other] = _size(other, neighbours(other), left)
+            heapq.heappush(queue, (sizes[other], order[other], other))
     core = Problem(left, [tables[number] for number in sorted(tables)])
     return Reduced(core, constant, trail)
 

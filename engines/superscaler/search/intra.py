@@ -7,16 +7,17 @@ is known.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from engines.superscaler.search.elimination import Memory, reduce
+from engines.superscaler.search.elimination import reduce
 from engines.superscaler.search.ilp import solve as solve_program
 from engines.superscaler.search.problem import cheapest
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    from engines.superscaler.plan import Group
     from engines.superscaler.search.options import Option
     from engines.superscaler.search.problem import Setting, Tables
     from engines.superscaler.search.weights import Keeping
@@ -54,6 +55,8 @@ class Solution:
     """Seconds per step, memory at its price: nothing is cheaper."""
     objective: float
     """Of this solution, in the same terms."""
+    groups: Mapping[int, tuple[Group, ...]] = field(default_factory=dict)
+    """Number of the unit -> its groups, where they are other than the whole unit recomputed."""
 
     @property
     def total(self) -> UnitCost:
@@ -67,10 +70,10 @@ def total(units: Sequence[UnitCost]) -> UnitCost:
     return UnitCost(*sums[:5], max(unit.peak for unit in units))
 
 
-def fastest(tables: Tables, ops: Collection[str], setting: Setting, memory: Memory) -> Solution:
+def fastest(tables: Tables, ops: Collection[str], setting: Setting) -> Solution:
     """The optimum at a price of memory: exact, by elimination; what that leaves over, by an integer program."""
     problem = tables.problem(ops, setting)
-    reduced = reduce(problem, memory)
+    reduced = reduce(problem)
     core, bound = ({}, 0.0) if not reduced.core.choices else solve_program(reduced.core)
     picked = reduced.completed(core)
     return evaluated(tables, ops, setting, picked, reduced.constant + bound, problem.cost(picked))
@@ -124,13 +127,11 @@ def evaluated(
     return Solution(tables, setting, chosen, weights, units, bound, objective)
 
 
-def frontier(
-    tables: Tables, ops: Collection[str], setting: Setting, memory: Memory, prices: Sequence[float]
-) -> list[Solution]:
+def frontier(tables: Tables, ops: Collection[str], setting: Setting, prices: Sequence[float]) -> list[Solution]:
     """Solutions at rising prices of memory, each different from the one before."""
     found: list[Solution] = []
     for price in prices:
-        solution = fastest(tables, ops, replace(setting, price=price), memory)
+        solution = fastest(tables, ops, replace(setting, price=price))
         if not found or solution.total != found[-1].total:
             found.append(solution)
     return found

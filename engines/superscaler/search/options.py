@@ -1,7 +1,7 @@
 """op-trans: the ways to split an operator over the axes of a mesh, as a plan space allows them.
 
 A layout of a tensor is written as a *code*: for each axis the dim it splits, `WHOLE` where devices hold equal copies,
-or `ADDENDS` where they hold parts of a sum. An operator's splits give the codes of all its tensors and of their gradients.
+or `ADDENDS` where they hold parts of a sum. An operator's splits give the codes of its tensors and of their gradients.
 """
 
 from __future__ import annotations

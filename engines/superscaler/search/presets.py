@@ -24,6 +24,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "megatron-3d": {**_PIPELINE, "layouts": "megatron", "dims": [2], "zero": [0, 1], "equal_stages": True},
     "alpa-like": {**_PIPELINE, "dims": [1, 2], "zero": [0, 1, 2], "recompute": ["block"]},
     "autodist-like": {**_PIPELINE, "dims": [1], "zero": [1], "recompute": ["none", "block"]},
+    "spmd": {"stages": [1, 1], "families": ["pipeline"]},
     "full": {},
 }
 """As YAML would have them."""

@@ -93,6 +93,8 @@ class Bench:
     space: Space
     precision: Precision
     meshes: dict[Mesh, Tables] = field(default_factory=dict)
+    holding: dict[tuple[frozenset[str], bool], dict[str, list[tuple[str, int]]]] = field(default_factory=dict)
+    crossings: dict[tuple[int, ...], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.batch = lineage.batch(self.graph)
@@ -141,6 +143,13 @@ class Bench:
         return self.costs.operator(self.graph, op, degrees)
 
     def holders(self, ops: Collection[str], *, recompute: bool) -> dict[str, list[tuple[str, int]]]:
+        """See `_held`; kept, since every solution asks."""
+        key = (frozenset(ops), recompute)
+        if key not in self.holding:
+            self.holding[key] = self._held(ops, recompute=recompute)
+        return self.holding[key]
+
+    def _held(self, ops: Collection[str], *, recompute: bool) -> dict[str, list[tuple[str, int]]]:
         """Operator -> the tensors of it whose bytes count as its own, as ("input" or "output", number).
 
         A tensor that several operators keep is counted once: with the operator that makes it, or with the first one
@@ -294,6 +303,8 @@ class Tables:
     def problem(self, ops: Collection[str], setting: Setting) -> Problem:
         """Of these operators, in graph order."""
         graph, chosen, found = self.bench.graph, set(ops), Problem()
+        # Tables of another price are of no use any more.
+        self._weighed.clear()
         holders = self.bench.holders(chosen, recompute=setting.recompute)
         for op in graph.ops:
             if op.name not in chosen:

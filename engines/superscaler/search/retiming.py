@@ -50,11 +50,13 @@ def emulated(
     """Seconds of a step by the emulator, and bytes on every device by a walk over the program."""
     from engines.superscaler import memory
     from engines.superscaler.dependency import preserve
-    from engines.superscaler.emulate import seconds
+    from engines.superscaler.emulate import seconds as estimated
 
     def retime(graph: Graph, plan: Plan) -> tuple[float, Sequence[int]]:
         program = preserve(graph, plan, StepPrices(costs, precision))
         held = memory.peak(program, precision)
-        return seconds(program, profile, precision=precision), tuple(held[device].total for device in plan.devices)
+        return estimated(program, profile, precision=precision).seconds, tuple(
+            held[device].total for device in plan.devices
+        )
 
     return retime

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from engines.superscaler.layout import Mesh
 from engines.superscaler.precision import Precision
 from engines.superscaler.search import assemble, presets, retiming
-from engines.superscaler.search.elimination import Memory
+from engines.superscaler.search.coshard import WORTH, sharded
 from engines.superscaler.search.inter import Candidate, Piece, cut
 from engines.superscaler.search.intra import frontier, total
 from engines.superscaler.search.problem import Bench, Setting
@@ -37,6 +37,10 @@ SMALL = 8
 """Pieces that devices are divided into when stages may differ in size."""
 TOP = 4
 """Plans that are timed again."""
+ORDERS = 2
+"""Orders of the same stages that are timed again."""
+WIDE = 2
+"""Ways to do embedding and head on all devices that are tried with every cut of the layers."""
 MISSES = 24
 """Plans that may fail their second look before the search gives up."""
 
@@ -146,9 +150,18 @@ def again(
     """The first few that can be carried out, with the times of `retime`; and (name, reason) of those that cannot."""
     found: list[Proposal] = []
     refused: list[tuple[str, str]] = []
+    seen: set[tuple[object, ...]] = set()
+    cuts: dict[tuple[object, ...], int] = {}
     for one in ranked:
         if len(found) == TOP or len(refused) == MISSES:
             break
+        # Equal stages in another order of blocks are another plan, but a place is left for other stages.
+        cut = tuple((stage.ops, stage.mesh, tuple(sorted(stage.splits.items()))) for stage in one.plan.stages)
+        whole = (cut, one.plan.order)
+        if whole in seen or cuts.get(cut, 0) == ORDERS:
+            continue
+        seen.add(whole)
+        cuts[cut] = cuts.get(cut, 0) + 1
         try:
             seconds, memory = retime(graph, one.plan)
         except PlanError as error:
@@ -197,7 +210,6 @@ def proposed(
 class _Search:
     def __init__(self, bench: Bench, devices: int, micro_batches: int, capacity: int) -> None:
         self.bench, self.devices, self.micro_batches, self.capacity = bench, devices, micro_batches, capacity
-        self._memory = Memory()
         self._candidates: dict[int, list[Candidate]] = {}
         self._crossings: dict[tuple[int, int], float] = {}
 
@@ -223,11 +235,15 @@ class _Search:
                 tables = bench.tables(Mesh(tuple(range(size)), shape))
                 for mode in bench.space.recompute:
                     setting = Setting(self.micro_batches, in_flight, recompute=mode == "block")
-                    fast = frontier(tables, ops, setting, self._memory, (0.0,))
+                    fast = frontier(tables, ops, setting, (0.0,))
                     prices = [fast[0].objective / self.capacity * part for part in PRICES]
-                    for solution in [*fast, *frontier(tables, ops, setting, self._memory, prices)]:
-                        if all(solution.total != one.solution.total for one in found):
-                            found.append(Candidate(size, solution))
+                    for solution in [*fast, *frontier(tables, ops, setting, prices)]:
+                        if any(solution.total == one.solution.total for one in found):
+                            continue
+                        found.append(Candidate(size, solution))
+                        if solution.setting.recompute and solution.total.peak > WORTH * self.capacity:
+                            pieces = [sharded(solution, parts) for parts in bench.space.parts if parts > 1]
+                            found += [Candidate(size, one) for one in pieces if one]
             self._candidates[size] = found
         return self._candidates[size]
 
@@ -243,8 +259,6 @@ class _Search:
 
     def crossing(self, unit: int, size: int) -> float:
         """Seconds for what comes in at a cut before a unit, forward and back, from a neighbour as large."""
-        from engines.superscaler.cost import Message
-
         key = (unit, size)
         if key not in self._crossings:
             graph, unit_of = self.bench.graph, self.bench.unit_of
@@ -256,9 +270,8 @@ class _Search:
                 if name in graph.producer and unit_of[graph.producer[name]] < unit
             }
             nbytes = sum(graph.tensors[name].nbytes for name in names)
-            ranks = range(min(size, self.devices - size))
-            messages = [Message(rank, rank + size, nbytes // size) for rank in ranks]
-            self._crossings[key] = 2 * self.bench.costs.messages(messages)
+            near, far = range(size), range(size, min(2 * size, self.devices))
+            self._crossings[key] = 2 * assemble.moved(self.bench, nbytes, near, far) if far else 0.0
         return self._crossings[key]
 
     def cuts(self) -> Iterator[tuple[str, tuple[Piece, ...]]]:
@@ -305,6 +318,12 @@ class _Search:
         label = f"{self.bench.space.name}: {name} {schedule} on {shapes}"
         if any(piece.candidate.solution.setting.recompute for piece in pieces):
             label += ", recomputed"
+        most = max(
+            (group.parts for piece in pieces for own in piece.candidate.solution.groups.values() for group in own),
+            default=1,
+        )
+        if most > 1:
+            label += f", co-sharded in {most}"
         return assemble.propose(self.bench, pieces, meshes, self.micro_batches, schedule, label)
 
     def interlaced(self) -> Iterator[Proposal]:
@@ -313,7 +332,14 @@ class _Search:
         if not layers or self.micro_batches == 1:
             return
         first, stop = layers[0], layers[-1] + 1
-        for wide in self.candidates(self.devices):
+        outside = [unit for unit in range(len(self.bench.units)) if not first <= unit < stop]
+
+        def spent(one: Candidate) -> float:
+            cost = total([one.solution.units[unit] for unit in outside])
+            return self.micro_batches * (cost.forward + cost.backward) + cost.once
+
+        fast = sorted(self.candidates(self.devices), key=spent)[:WIDE] if outside else []
+        for wide in fast:
             ends = [Piece(0, first, wide)] if first else []
             tail = [Piece(stop, len(self.bench.units), wide)] if stop < len(self.bench.units) else []
             outer = [*ends, *tail]
