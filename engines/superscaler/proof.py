@@ -81,6 +81,8 @@ def interpreted(job: Job, program: Program) -> tuple[Difference, str]:
     batches = reference.make_batches(batch, STEPS, job.plan.micro_batches)
     optimizer = Optimizer(job.optimizer)
     dtype = torch.float64
+    # Tensors are small: threads would wait for one another more than they compute.
+    torch.set_num_threads(1)
     try:
         expected = reference.train(module, batches, optimizer=optimizer, dtype=dtype)
         found = interpret.interpret(program, module, batches, optimizer=optimizer, dtype=dtype)

@@ -82,9 +82,7 @@ class Network:
         """IPv4 address of a rank."""
         return f"10.77.0.{rank + 1}"
 
-    def start(
-        self, rank: int, command: Sequence[str], env: Mapping[str, str] | None = None
-    ) -> subprocess.Popen[bytes]:
+    def start(self, rank: int, command: Sequence[str], env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
         """Start a process in a rank's namespace; it is killed when the network is closed."""
         process = subprocess.Popen(
             [*self._inside(self._holders[1 + rank]), "setpriv", "--pdeathsig", "KILL", *command],

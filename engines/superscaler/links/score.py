@@ -46,9 +46,7 @@ class Score:
     def tau(self) -> float:
         """Kendall's tau-a: how far the two orders of the plans agree, from -1 to 1."""
         pairs = list(combinations(sorted(self.measured), 2))
-        signs = (
-            (self.predicted[a] - self.predicted[b]) * (self.measured[a] - self.measured[b]) for a, b in pairs
-        )
+        signs = ((self.predicted[a] - self.predicted[b]) * (self.measured[a] - self.measured[b]) for a, b in pairs)
         return sum((sign > 0) - (sign < 0) for sign in signs) / len(pairs)
 
 
