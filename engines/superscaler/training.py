@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-4
 """Of a loss, gradient or parameter in fp32, over the largest element of its tensor: sums in another order round apart."""
 STEPS = 2
+EPSILON = 1e-4
+"""Of Adam while plans are compared. Some gradients are zero but for rounding (that of a key's bias, to which a softmax is
+blind); against the usual 1e-8 that rounding would be large, and move parameters by whole steps."""
 Batches = "Sequence[Sequence[tuple[Tensor, ...]]]"
 
 
@@ -98,7 +101,7 @@ def _batches(job: Job, context: RunContext, steps: int) -> tuple[torch.nn.Module
 def _compare(job: Job, program: Program, context: RunContext, device: torch.device) -> dict[str, float]:
     """Some steps of the plan and of one device; what the plan was off by, held and sent."""
     module, batches = _batches(job, context, STEPS)
-    optimizer = Optimizer(job.optimizer)
+    optimizer = Optimizer(job.optimizer, epsilon=EPSILON)
     held = distributed.run(program, module, batches, optimizer=optimizer, device=device, seed=context.repeat.seed)
     gathered: list[Any] = [None] * context.world_size
     dist.gather_object(held, gathered if context.rank == 0 else None)

@@ -79,8 +79,9 @@ def workload(program: Program, profile: Profile, *, precision: Precision | None 
         PlanError: the cluster has too few devices; or `folded` was asked for, and the meshes are not slices of one box.
     """
     precision = precision or Precision()
-    there = layout.devices(profile)
-    accelerators, there = bool(there), there or layout.processors(profile)
+    there = layout.devices(profile) or layout.processors(profile)
+    # Kernels of ranks on one host's cores share them: the emulator tells such ranks apart, and so must the workload.
+    accelerators = any(profile.models[found.model].kind != "cpu" for host in profile.hosts for found in host.devices)
     needed = max(program.plan.devices) + 1
     if needed > len(there):
         raise PlanError(
