@@ -25,19 +25,16 @@ from harness.api import HarnessError, Measurement, retain_freed_memory
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from torch import Tensor
-
     from engines.superscaler.job import Job
     from engines.superscaler.program import Program
     from harness.api import RunContext
 
 TOLERANCE = 1e-4
-"""Of a loss, gradient or parameter in fp32, over the largest element of its tensor: sums in another order round apart."""
+"""Of a loss, gradient or parameter in fp32, over the largest element of its tensor: another order rounds apart."""
 STEPS = 2
 EPSILON = 1e-4
-"""Of Adam while plans are compared. Some gradients are zero but for rounding (that of a key's bias, to which a softmax is
-blind); against the usual 1e-8 that rounding would be large, and move parameters by whole steps."""
-Batches = "Sequence[Sequence[tuple[Tensor, ...]]]"
+"""Of Adam while plans are compared. Some gradients are zero but for rounding (that of a key's bias, to which a softmax
+is blind); against the usual 1e-8 that rounding would be large, and move parameters by whole steps."""
 
 
 def run(job: Job, context: RunContext) -> Iterator[Measurement]:
@@ -92,7 +89,7 @@ def _agree(failure: str | None) -> None:
         raise HarnessError(told[0])
 
 
-def _batches(job: Job, context: RunContext, steps: int) -> tuple[torch.nn.Module, Batches]:
+def _batches(job: Job, context: RunContext, steps: int) -> tuple[torch.nn.Module, Sequence[Sequence[tuple[torch.Tensor, ...]]]]:
     """The model and its batches; equal on all ranks."""
     module, example = build(job.model, job.size, job.shape, seed=context.repeat.seed)
     return module, reference.make_batches(example, steps, job.plan.micro_batches, context.repeat.seed)
