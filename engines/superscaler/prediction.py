@@ -24,20 +24,19 @@ def predict(job: Job, context: EmulationContext) -> Iterator[Measurement]:
         PlanError: too few devices, or a stage does not fit its device's memory.
         HarnessError: the plan cannot be proven.
     """
-    labels = {"plan": job.label}
     program = preserve(job.graph, job.plan)
     proof.demand(job, program, context.artifacts)
     held = memory.check(program, context.profile, job.numbers)
-    yield Measurement("peak_memory", max(one.peak.total for one in held), labels)
+    yield Measurement("peak_memory", max(one.peak.total for one in held))
     traffic = emulate.traffic(program)
-    yield Measurement("sent", max(sum(one.sent.values()) for one in traffic.values()), labels)
+    yield Measurement("sent", max(sum(one.sent.values()) for one in traffic.values()))
     lowered = emulate.workload(program, context.profile, precision=job.numbers)
     result = context.simulate(lowered.work, name=job.label)
     low, high = result.band()
     samples = job.samples
-    yield Measurement("step_time", result.seconds, labels, (low, high))
-    yield Measurement("samples_per_second", samples / result.seconds, labels, (samples / high, samples / low))
-    yield Measurement("bubble_fraction", emulate.estimate(lowered, result).bubble, labels)
+    yield Measurement("step_time", result.seconds, band=(low, high))
+    yield Measurement("samples_per_second", samples / result.seconds, band=(samples / high, samples / low))
+    yield Measurement("bubble_fraction", emulate.estimate(lowered, result).bubble)
     picture.write(context.artifacts, program, lowered, result, held, context.profile)
     if job.found is not None:
         (context.artifacts / "why.txt").write_text(_why(job, lowered, result) + "\n", "utf-8")

@@ -53,15 +53,14 @@ def run(job: Job, context: RunContext) -> Iterator[Measurement]:
         with context.span("prove"):
             failure = _failure(lambda: proof.demand(job, program, context.artifacts))
     _agree(failure if context.rank == 0 else None)
-    labels = {"plan": job.label}
     with context.span("compare"):
         compared = _compare(job, program, context, device)
     if context.rank == 0:
-        yield from (Measurement(name, value, labels) for name, value in compared.items())
+        yield from (Measurement(name, value) for name, value in compared.items())
     times = _timed(job, program, context, device)
     if context.rank == 0:
-        yield Measurement("step_time", times, labels)
-        yield Measurement("samples_per_second", [job.samples / seconds for seconds in times], labels)
+        yield Measurement("step_time", times)
+        yield Measurement("samples_per_second", [job.samples / seconds for seconds in times])
 
 
 def _device(rank: int) -> torch.device:
@@ -89,7 +88,9 @@ def _agree(failure: str | None) -> None:
         raise HarnessError(told[0])
 
 
-def _batches(job: Job, context: RunContext, steps: int) -> tuple[torch.nn.Module, Sequence[Sequence[tuple[torch.Tensor, ...]]]]:
+def _batches(
+    job: Job, context: RunContext, steps: int
+) -> tuple[torch.nn.Module, Sequence[Sequence[tuple[torch.Tensor, ...]]]]:
     """The model and its batches; equal on all ranks."""
     module, example = build(job.model, job.size, job.shape, seed=context.repeat.seed)
     return module, reference.make_batches(example, steps, job.plan.micro_batches, context.repeat.seed)
