@@ -61,7 +61,8 @@ class Pool:
         # The ranks meet at a store that lives here.
         self._store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         start = multiprocessing.get_context("forkserver")
-        start.set_forkserver_preload([__name__])
+        # The optimizers import the second on their first step: once is enough.
+        start.set_forkserver_preload([__name__, "torch._dynamo", "engines.superscaler.projection"])
         self._pipes: list[Connection] = []
         self._processes = []
         for rank in range(size):

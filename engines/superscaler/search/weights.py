@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from engines.superscaler.precision import Precision
     from engines.superscaler.search.options import Code
 
+ADDS = 3
+"""How often a gradient that is added to those of earlier micro-batches crosses the memory."""
+
 
 @dataclass(frozen=True)
 class Keeping:
@@ -31,9 +34,7 @@ class Keeping:
     once: float
     """Seconds per step: gradients summed, the update, values gathered."""
     each: float
-    """Seconds per micro-batch."""
-    again: float
-    """Seconds per micro-batch more if its operator is recomputed."""
+    """Seconds per micro-batch: its gradient added to those before; at higher levels divided, and the value gathered."""
     nbytes: int
     """Kept on each device."""
 
@@ -56,11 +57,12 @@ def keepings(
     width, state = precision.nbytes(tensor.dtype), precision.state_bytes(tensor.dtype)
     rank = mesh.devices[0]
     if not tensor.requires_grad:
-        return (Keeping(0, Weight(), 0.0, 0.0, 0.0, elements * width),)
+        return (Keeping(0, Weight(), 0.0, 0.0, elements * width),)
     axes = tuple(axis for axis, what in enumerate(gradient) if what == ADDENDS and mesh.shape[axis] > 1)
     update = costs.update(rank, elements * precision.update_bytes(tensor.dtype))
+    added = costs.update(rank, ADDS * elements * width)
     summed = costs.collective("all-reduce", mesh, axes, elements * width) if axes else 0.0
-    whole = Keeping(0, Weight(), summed + update, 0.0, 0.0, elements * (2 * width + state))
+    whole = Keeping(0, Weight(), summed + update, added, elements * (2 * width + state))
     split = _split(tensor, value, axes, mesh)
     if not axes or split is None:
         return (whole,)
@@ -70,16 +72,15 @@ def keepings(
     scatter = costs.collective("reduce-scatter", mesh, axes, elements * width)
     gather = costs.collective("all-gather", mesh, axes, elements * width)
     part = elements // size
+    scattered = scatter + costs.update(rank, ADDS * part * width)
     if 1 in levels:
-        found.append(
-            Keeping(1, Weight(split), scatter + update + gather, 0.0, 0.0, elements * 2 * width + part * state)
-        )
+        found.append(Keeping(1, Weight(split), scatter + update + gather, added, elements * 2 * width + part * state))
     if 2 in levels:
         kept = elements * width + part * (width + state)
-        found.append(Keeping(2, Weight(split, gradient=True), update + gather, scatter, 0.0, kept))
+        found.append(Keeping(2, Weight(split, gradient=True), update + gather, scattered, kept))
     if 3 in levels:
         weight = Weight(split, gradient=True, value=True)
-        found.append(Keeping(3, weight, update, scatter + 2 * gather, 0.0, part * (2 * width + state)))
+        found.append(Keeping(3, weight, update, scattered + 2 * gather, part * (2 * width + state)))
     return tuple(found) or (whole,)
 
 

@@ -12,6 +12,8 @@ from emulation.evaluate import simulate
 from emulation.graph import Workload
 from engines.superscaler import models
 from engines.superscaler.cost.abstract import Abstract
+from engines.superscaler.cost.live import Live
+from engines.superscaler.cost.recorded import Recorded, read
 from engines.superscaler.layout import Mesh
 from engines.superscaler.precision import Precision
 from engines.superscaler.search import compare_presets, ilp, lineage, presets, search
@@ -161,3 +163,26 @@ def test_what_does_not_fit_says_how_much_is_lacking(gpt, profile):
     costs = Small(profile)
     with pytest.raises(PlanError, match=r"needs .* on each device, .* bytes\) more than"):
         search(gpt, profile, devices=2, costs=costs, retime=None)
+
+
+def test_what_is_timed_here_is_a_recorded_profile_afterwards(gpt, profile, tmp_path):
+    path = tmp_path / "costs.json"
+    live = Live(path, Abstract(profile))
+    op = gpt.by_name["layers.0.feed_forward.up"]
+    half = live.operator(gpt, op, {"n": 2})
+    assert half.forward > 0
+    assert half.backward > 0
+    assert half.saved == live.operator(gpt, op, {"n": 2}).saved
+    assert set(half.saved) <= {*op.inputs, *op.outputs}
+    recorded = live.save()
+    assert recorded.operator(gpt, gpt.by_name["layers.1.feed_forward.up"], {"n": 2}).forward == half.forward
+    assert recorded.digest == Recorded(read(path), Abstract(profile)).digest != profile.digest
+    with pytest.raises(PlanError, match=r"no figure for operator 'layers.0.feed_forward.up'"):
+        recorded.operator(gpt, op, {"n": 4})
+
+
+def test_a_damaged_record_is_refused(tmp_path):
+    path = tmp_path / "costs.json"
+    path.write_text("{}")
+    with pytest.raises(PlanError, match="does not hold recorded costs"):
+        read(path)
