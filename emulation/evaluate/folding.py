@@ -76,6 +76,8 @@ class Folded:
         links = partition.link_classes()
         self.links_fold = tuple(count for _, count in links)
         """For each link class, how many links it stands for."""
+        self.item_of: list[int] = []
+        """For each node, the item of the program that it is of."""
         classes = {id(groups): self._classes(groups, partition) for groups in distinct}
         self.tasks = self._lowered(topology, [link for link, _ in links], classes)
 
@@ -115,6 +117,7 @@ class Folded:
                         )
                     number = self._append(work, item, stage, sorted(after), last)
                     costs.append(stage.cost)
+                    self.item_of.append(item.id)
                     reached |= dict.fromkeys(stage.representatives, number)
             last.append(reached)
         hosts = frozenset(device.split("/", 1)[0] for device in self.program.mesh.devices)

@@ -85,6 +85,7 @@ class Result:
         self.fold: Mapping[str, int] = folded.fold if folded else {}
         """Of a folded program: device of a representative -> how many ranks it stands for; empty for a workload."""
         self._links_fold = folded.links_fold if folded else ()
+        self._item_of = folded.item_of if folded else ()
         self._topology = run.tasks.topology
         self._tasks = run.tasks
         self._nodes = run.tasks.workload.nodes
@@ -106,6 +107,10 @@ class Result:
         if node in self._run.unfinished:
             return math.inf
         return _seconds(self._run.end[node])
+
+    def item(self, node: int) -> int:
+        """Of a folded program: the item that a node is of. Of a workload: the node itself."""
+        return self._item_of[node] if self.fold else node
 
     def method(self, node: int) -> str:
         """How a collective was carried out (`ring-simple`); empty for other nodes."""

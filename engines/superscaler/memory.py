@@ -4,8 +4,8 @@ A device holds its parts of the weights and of the optimizer's state all the tim
 the first micro-batch that adds to it; values and gradients from the action that writes them to the one that frees them;
 and between a forward pass and its backward pass what autograd keeps: what a run reads and the tensors that `Work.saved`
 names, each once, however many operators read it and whether or not it is a value as well. (Weights are not kept by a
-pass, see `program.Compute`.) While a run computes, it holds its inner tensors, or their gradients, as well: the *moment* is the
-most of that beyond what stays.
+pass, see `program.Compute`.) While a run computes, it holds its inner tensors, or their gradients, as well: the
+*moment* is the most of that beyond what stays.
 
 Nothing here knows when things happen; their order is enough. Devices that take part in the same meshes hold the same.
 """
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 
 from emulation import layout
 from emulation.units import render
+from engines.superscaler.cluster import model_of
 from engines.superscaler.emulate.kernels import Kernels, degrees_of
 from engines.superscaler.precision import Precision
 from engines.superscaler.program import (
@@ -68,6 +69,8 @@ class DeviceMemory:
 
     devices: tuple[int, ...]
     peak: Held
+    lasting: int
+    """What they hold between steps."""
     curve: tuple[tuple[int, int, int], ...]
     """(section of the program, most held during it, held after it), of the sections that the devices take part in."""
 
@@ -93,12 +96,12 @@ def check(program: Program, profile: Profile, precision: Precision | None = None
     worst, lack = None, 0
     for one in found:
         for device in one.devices[:1]:
-            model = _model(profile, there[device])
+            model = model_of(profile, there[device])
             over = one.peak.total - usable(profile, model)
             if model.kind == "gpu" and over > lack:
                 worst, lack = one, over
     if worst is not None:
-        raise PlanError(_too_much(program, profile, _model(profile, there[worst.devices[0]]), worst, lack))
+        raise PlanError(_too_much(program, profile, model_of(profile, there[worst.devices[0]]), worst, lack))
     return found
 
 
@@ -156,13 +159,6 @@ def _home(program: Program, device: int) -> int:
     """The stage with the most operators of those that a device works for."""
     stages = program.plan.stages
     return max((n for n, s in enumerate(stages) if device in s.mesh.places), key=lambda n: (len(stages[n].ops), -n))
-
-
-def _model(profile: Profile, device: str) -> DeviceModel:
-    host = layout.host_of(profile, device)
-    group = device.partition("/")[2].rstrip("0123456789")
-    models = {found.name: found.model for found in host.devices}
-    return profile.models[models.get(group, host.cpu)]
 
 
 # --- what a run needs for a moment, and what it keeps -----------------------------------------------------------------
@@ -311,6 +307,7 @@ class _Device:
     most: int = 0
     """During the section."""
     peak: Held = field(default_factory=lambda: Held(0, {}, None))
+    lasting: int = 0
     curve: list[tuple[int, int, int]] = field(default_factory=list)
 
     def add(self, nbytes: int, category: Category) -> _Storage:
@@ -380,6 +377,7 @@ class _Walk:
     def go(self) -> tuple[DeviceMemory, ...]:
         for device in self._groups:
             device.mark(None)
+            device.lasting = device.total
         for number, section in enumerate(self._program.sections):
             touched: dict[int, _Device] = {}
             for device in self._groups:
@@ -392,7 +390,7 @@ class _Walk:
                         touched[id(device)] = device
             for device in touched.values():
                 device.curve.append((number, device.most, device.total))
-        return tuple(DeviceMemory(d.devices, d.peak, tuple(d.curve)) for d in self._groups)
+        return tuple(DeviceMemory(d.devices, d.peak, d.lasting, tuple(d.curve)) for d in self._groups)
 
     def _act(self, device: _Device, action: Action, block: Block | None) -> None:
         match action:

@@ -22,7 +22,7 @@ from engines.superscaler import lowering
 from engines.superscaler.annotation import Annotation, AnnotationError
 from engines.superscaler.graph import Graph, Op, Tensor
 from engines.superscaler.operators.dtypes import FLOATS, NAMES
-from engines.superscaler.operators.table import Call, OperatorError, find, key, targets
+from engines.superscaler.operators.table import REPLICATED, Call, OperatorError, find, key, targets
 from harness.api import PlanError, nearest
 
 if TYPE_CHECKING:
@@ -297,7 +297,8 @@ class _Builder:
             else:
                 made = self._registered(given, emit, schema, place)
         except (OperatorError, AnnotationError) as error:
-            raise TraceError(f"{place}: {packet}: {error}") from error
+            said = str(error) if packet in str(error) else f"{packet}: {error}"
+            raise TraceError(f"{place}: {said}") from error
         for tensor, result in zip(made, results, strict=True):
             self.strides.setdefault(tensor.name, tuple(result.stride()))
         self.values[node] = made[0] if not isinstance(node.meta["val"], list | tuple) else made
@@ -328,7 +329,8 @@ class _Builder:
             attributes[argument.name] = lowering.json(value)
         if given.overload not in ("default", ""):
             attributes["overload"] = given.overload
-        return emit(given.name, lowering.tensors(given), attributes, given.shapes, given.dtypes)
+        target = f"{REPLICATED}{given.name}" if given.name in self.replicate else given.name
+        return emit(target, lowering.tensors(given), attributes, given.shapes, given.dtypes)
 
     def _check_in_place(self, node: Any, packet: str, place: _Place) -> None:
         """A change in place is taken as a new tensor, where nobody can see the difference."""
@@ -337,6 +339,11 @@ class _Builder:
         advice = f"write it without changing its input ({packet.rstrip('_')})"
         if not isinstance(tensor, Tensor) or tensor.role != "activation":
             what = f"{tensor.role} {tensor.name!r}" if isinstance(tensor, Tensor) else "its input"
+            if what.startswith("buffer"):
+                advice = (
+                    "no plan can order what a forward pass changes for the next one: keep it out of training "
+                    "(a batch norm: track_running_stats=False)"
+                )
             raise TraceError(f"{place}: {packet} changes {what} in place; {advice}")
         source = changed.target
         view = hasattr(source, "_schema") and any(
@@ -391,7 +398,7 @@ class _Builder:
     ) -> tuple[Tensor, ...]:
         differentiable = not no_grad and target != "detach" and any(tensor.requires_grad for tensor in inputs)
         differentiable = differentiable and any(dtype in FLOATS for dtype in dtypes)
-        name = self._name(place, piece or target, bool(piece))
+        name = self._name(place, piece or target.removeprefix(REPLICATED), bool(piece))
         annotation = self._annotation(name, target, inputs, shapes, attributes, differentiable)
         if no_grad and any(tensor.requires_grad for tensor in inputs):
             attributes = {**attributes, "no_grad": True}
@@ -430,8 +437,6 @@ class _Builder:
         differentiable: bool,
     ) -> Annotation:
         call = Call(tuple(tensor.shape for tensor in inputs), tuple(map(tuple, shapes)), attributes, differentiable)
-        if target in self.replicate:
-            return whole(call)
         return find(target).annotation(call, name)
 
     def _name(self, place: _Place, last: str, piece: bool) -> str:
@@ -460,22 +465,6 @@ class _Builder:
             if _is_users(match["file"]):
                 file, line, code = match["file"], int(match["line"]), match["code"].strip()
         return _Place(module, alone, file, line, code)
-
-
-def whole(call: Call) -> Annotation:
-    """The annotation of an operator that every device does all of."""
-    sizes: dict[str, int] = {}
-
-    def dims(shape: tuple[int, ...]) -> tuple[tuple[str, ...], ...]:
-        found = []
-        for size in shape:
-            name = f"r{len(sizes)}"
-            sizes[name] = size
-            found.append((name,))
-        return tuple(found)
-
-    inputs, outputs = tuple(map(dims, call.inputs)), tuple(map(dims, call.outputs))
-    return Annotation(inputs, outputs, sizes, frozenset(sizes))
 
 
 def _count_calls(module: Any) -> dict[str, int]:

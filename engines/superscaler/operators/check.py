@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-9
 """Relative to the largest number of the whole; computed in float64."""
+Computed = tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor | None]]
+"""Outputs, the gradients they are given, and the gradients of inputs."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ def check(
         graph: traced from `module`; small, since every operator is computed some dozen times.
         module: has the parameters and buffers.
         inputs: one micro-batch, with data: operators are checked on the numbers they meet there.
-        every: check operators that are alike (the same one in another layer) as well.
+        every: check operators that are alike as well. Otherwise one that differs from an earlier one in its sizes alone
+            is split on single identifiers, and one that does not differ (the same in another layer) not at all.
     """
     found = values(graph, module, inputs)
     seen: set[str] = set()
@@ -88,24 +91,50 @@ def check(
             continue
         seen.add(alike)
         trained = [graph.tensors[name].requires_grad for name in op.inputs]
-        findings += check_op(op, [found[name].detach() for name in op.inputs], trained)
+        kind = f"{op.target} {op.annotation}"
+        inputs_ = [found[name].detach() for name in op.inputs]
+        findings += check_op(op, inputs_, trained, pairs=every or kind not in seen)
+        seen.add(kind)
     return findings
 
 
-def check_op(op: Op, inputs: Sequence[torch.Tensor], trained: Sequence[bool]) -> list[Finding]:
+def check_op(op: Op, inputs: Sequence[torch.Tensor], trained: Sequence[bool], *, pairs: bool = True) -> list[Finding]:
     """Split one operator in every way its annotation allows.
 
     Args:
         op: the operator.
         inputs: its inputs, whole; floating ones in float64.
         trained: which of them have gradients.
+        pairs: split it on every two identifiers at once as well.
     """
     names = op.annotation.splittable()
-    findings = []
-    for split in (*((name,) for name in names), *itertools.combinations(names, 2)):
+    whole = _computed(op, inputs, trained, {}, None)
+    findings: list[Finding] = []
+    for split in (*((name,) for name in names), *(itertools.combinations(names, 2) if pairs else ())):
         degrees = {name: degree(op.annotation.sizes[name]) for name in split}
-        findings += _split(op, inputs, trained, degrees)
+        findings += _split(op, inputs, trained, degrees, whole)
     return findings
+
+
+def kept(op: Op, inputs: Sequence[torch.Tensor], trained: Sequence[bool]) -> int:
+    """Bytes that autograd keeps for the backward pass of one operator: what `Work.saved` and `saved_extra` should say.
+
+    Args:
+        op: the operator, done whole.
+        inputs: its inputs.
+        trained: which of them have gradients.
+    """
+    given = [one.detach().clone().requires_grad_(flag) for one, flag in zip(inputs, trained, strict=True)]
+    found: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        # Several views of one memory are kept once.
+        found[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        find(op.target).compute(op, given, {})
+    return sum(found.values())
 
 
 def degree(size: int) -> int:
@@ -114,7 +143,11 @@ def degree(size: int) -> int:
 
 
 def _split(
-    op: Op, inputs: Sequence[torch.Tensor], trained: Sequence[bool], degrees: Mapping[str, int]
+    op: Op,
+    inputs: Sequence[torch.Tensor],
+    trained: Sequence[bool],
+    degrees: Mapping[str, int],
+    complete: Computed,
 ) -> Iterator[Finding]:
     annotation = op.annotation
 
@@ -122,7 +155,7 @@ def _split(
         return Finding(op.name, op.target, str(annotation), tuple(degrees), what, error)
 
     try:
-        whole, seeds, gradients = _computed(op, inputs, trained, {}, None)
+        whole, seeds, gradients = complete
         made = [torch.full_like(one, float("nan")) if one.is_floating_point() else one.clone() for one in whole]
         first = [set() for _ in whole]
         sums: list[torch.Tensor | None] = [None if one is None else torch.zeros_like(one) for one in gradients]
@@ -161,7 +194,7 @@ def _computed(
     trained: Sequence[bool],
     parts: Mapping[str, Part],
     seeds: Sequence[torch.Tensor] | None,
-) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor | None]]:
+) -> Computed:
     """Outputs, the gradients they are given, and the gradients of the inputs; None where there is none."""
     leaves = [one.detach().clone().requires_grad_(flag) for one, flag in zip(inputs, trained, strict=True)]
     with context(floats="fp64"):

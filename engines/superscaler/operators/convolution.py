@@ -47,7 +47,7 @@ def _conv_cost(sizes: Sizes) -> Work:
     rows = sizes.length("b") * sizes.length("y") * sizes.length("x")
     flops = 2.0 * sizes.output() * kernel
     return sizes.work(
-        inputs=[number for number, other in ((0, 1), (1, 0)) if sizes.needs(other)],
+        inputs=(0, 1),
         family="matmul",
         flops=flops,
         backward_flops=flops * (sizes.needs(0) + sizes.needs(1)),
@@ -83,6 +83,9 @@ def _max_pool_cost(sizes: Sizes) -> Work:
 
 
 def _average_cost(sizes: Sizes) -> Work:
+    if sizes.length("y") * sizes.length("x") == 1:
+        # The mean of all: its gradient is the output's, expanded.
+        return sizes.work(flops=float(sizes.input(0)), backward_flops=float(sizes.input(0)))
     return sizes.work(inputs=(0,), flops=float(sizes.input(0)), backward_flops=float(sizes.input(0)))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engines.superscaler.operators.shapes import dims, line
 from engines.superscaler.operators.table import OperatorError, define
@@ -38,7 +38,8 @@ def _embedding(local: Local) -> torch.Tensor:
 
 def _embedding_cost(sizes: Sizes) -> Work:
     result, table = sizes.output_bytes(), sizes.input_bytes(0)
-    return sizes.work(inputs=(1,), family="embedding", nbytes=2 * result, backward_nbytes=table + 3 * result)
+    kept = _looked_up(sizes, "v", sizes.input(1))
+    return sizes.work(family="embedding", nbytes=2 * result, backward_nbytes=table + 3 * result, **kept)
 
 
 define("embedding", _table_annotation, _embedding, _embedding_cost)
@@ -67,20 +68,35 @@ def _pick(local: Local) -> torch.Tensor:
             f"operator {local.op.name!r}: target {bad} is outside of 0 ... {classes - 1}; rows that are to be ignored "
             "would change what the mean is over: weigh the losses in the model instead"
         )
+    if name not in local.parts:
+        return scores[_places(target, dim)]
     own = target - local.start(name)
     mine = (own >= 0) & (own < scores.shape[dim])
-    found = scores.gather(dim, torch.where(mine, own, 0).unsqueeze(dim)).squeeze(dim)
+    found = scores[_places(torch.where(mine, own, 0), dim)]
     return torch.where(mine, found, torch.zeros((), dtype=scores.dtype, device=scores.device))
 
 
+def _places(classes: torch.Tensor, dim: int) -> tuple[torch.Tensor, ...]:
+    """Indices of one class per row. Unlike `gather`, indexing does not keep the scores for the backward pass."""
+    import torch
+
+    rank = classes.dim()
+    rows = [
+        torch.arange(size, device=classes.device).view(*(-1 if place == other else 1 for other in range(rank)))
+        for place, size in enumerate(classes.shape)
+    ]
+    return (*rows[:dim], classes, *rows[dim:])
+
+
+def _looked_up(sizes: Sizes, name: str, indices: int) -> dict[str, Any]:
+    """What is kept of the indices: themselves, or, split along `name`, those of this part and which are in it."""
+    return {"extra": 9 * indices} if sizes.degrees.get(name, 1) > 1 else {"inputs": (1,)}
+
+
 def _pick_cost(sizes: Sizes) -> Work:
-    mask = sizes.output()
-    return sizes.work(
-        inputs=(1,),
-        extra=mask,
-        nbytes=2 * sizes.output_bytes() + sizes.input_bytes(1),
-        backward_nbytes=sizes.input_bytes(0),
-    )
+    kept = _looked_up(sizes, f"d{sizes.op.attributes['dim']}", sizes.output())
+    nbytes = 2 * sizes.output_bytes() + sizes.input_bytes(1)
+    return sizes.work(nbytes=nbytes, backward_nbytes=sizes.input_bytes(0), **kept)
 
 
 define("pick", _pick_annotation, _pick, _pick_cost)

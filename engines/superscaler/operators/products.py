@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from engines.superscaler.operators.shapes import dims, line
@@ -122,14 +123,21 @@ def _einsum_cost(sizes: Sizes) -> Work:
         every = {name for dims_ in annotation.inputs for dim in dims_ for name in dim}
         flops = float(len(annotation.inputs) * math.prod(sizes.length(name) for name in every))
         return sizes.work(inputs=range(len(annotation.inputs)), flops=flops, backward_flops=2 * flops)
-    first, second = ({name for dim in dims_ for name in dim} for dims_ in annotation.inputs)
+    given = [{name for dim in dims_ for name in dim} for dims_ in annotation.inputs]
     out = {name for dim in annotation.outputs[0] for name in dim}
+    # What one input alone has and the output lacks is summed before the product, whose factor is then a new tensor.
+    summed = [names - given[1 - number] - out for number, names in enumerate(given)]
+    first, second = (names - gone for names, gone in zip(given, summed, strict=True))
 
     def size(names: set[str]) -> int:
         return math.prod(sizes.length(name) for name in names)
 
     shape = (size(first & out - second), size(second & out - first), size((first | second) - out))
-    return product(sizes, shape, {0: 1, 1: 0}, size(first & second & out))
+    work = product(sizes, shape, {0: 1, 1: 0}, size(first & second & out))
+    made = [number for number in (0, 1) if summed[number] and sizes.op.inputs[number] in work.saved]
+    extra = sum(sizes.input_bytes(number) // size(summed[number]) for number in made)
+    saved = tuple(name for name in work.saved if name not in {sizes.op.inputs[number] for number in made})
+    return replace(work, saved=saved, saved_extra=work.saved_extra + extra)
 
 
 define("einsum", _einsum_annotation, _einsum, _einsum_cost)

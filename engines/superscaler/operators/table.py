@@ -7,6 +7,7 @@ computes a part, and one that says what a part costs. `register` adds a user's o
 from __future__ import annotations
 
 import importlib
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from engines.superscaler.annotation import Annotation, AnnotationError, parse, resolve
 from engines.superscaler.operators.cost import Sizes, Work, plain
+from engines.superscaler.operators.shapes import line
 from harness.api import PlanError, nearest
 
 if TYPE_CHECKING:
@@ -192,12 +194,25 @@ def called(target: str) -> Apply:
     return apply
 
 
+REPLICATED = "replicate:"
+"""Before the name of an operator that every device does all of, because the user said so when tracing."""
+
+
+def whole(call: Call) -> tuple[str, Mapping[str, int]]:
+    """The annotation of an operator that cannot be split."""
+    count = itertools.count()
+    sides = ([[f"r{next(count)}^" for _ in shape] for shape in side] for side in (call.inputs, call.outputs))
+    return line(*sides), {}
+
+
 def find(target: str) -> Definition:
     """The entry of an operator.
 
     Raises:
         OperatorError: there is none; names the nearest.
     """
+    if target.startswith(REPLICATED):
+        return Definition(target, whole, called(target.removeprefix(REPLICATED)))
     _load()
     if target not in _TABLE:
         close = nearest(target, _TABLE)

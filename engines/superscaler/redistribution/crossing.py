@@ -66,8 +66,12 @@ def _between(
 
 
 def _departures(source: Layout, target: Layout, shape: tuple[int, ...]) -> Iterator[Layout]:
-    """What may be sent: the source, and the source summed up, on every rank or scattered along a dim."""
-    if not (source.partial and target.partial and source.reduction != target.reduction):
+    """What may be sent: the source, and the source summed up, on every rank or scattered along a dim.
+
+    What comes from several ranks is added, so parts of a maximum are put together before.
+    """
+    maximum = source.partial and source.reduction == "max"
+    if not maximum and not (source.partial and target.partial and source.reduction != target.reduction):
         yield source
     if source.partial:
         yield Layout(source.mesh, source.dims)

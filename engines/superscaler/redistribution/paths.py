@@ -199,6 +199,7 @@ class Neighbours:
         self.local = problem.local
         self.free = problem.free
         self.source, self.target = problem.source, problem.target
+        self.maximum = problem.source_reduction == "max"
         self.home = {axis: dim for dim, axes in enumerate(self.target.dims) for axis in axes}
         # Where to scatter a sum that is gathered again: any dim will do, so the widest that no layout splits, if any
         # divides, beside those that the layouts split.
@@ -223,7 +224,9 @@ class Neighbours:
         yield from self._reductions(state)
         yield from self._slices(state)
         summed = not set(state.partial) - set(self.target.partial)
-        if via is None and math.prod(self.degrees[axis] for axis in state.partial) <= FEW:
+        # What an exchange brings is copied or added: a maximum is made by a collective first.
+        possible = summed or not self.maximum
+        if via is None and possible and math.prod(self.degrees[axis] for axis in state.partial) <= FEW:
             yield from (Edge("exchange", (), end) for end in self.ends)
         elif summed and via in ("all-reduce", "reduce-scatter") and state != self.target:
             yield Edge("exchange", (), self.target)

@@ -44,18 +44,18 @@ def elements_moved(kind: str, elements: int, members: int) -> int:
             return (members - 1) * elements // members
 
 
-def exchanged(rank: Rank, exchange: Exchange, arrived: Mapping[int, Sequence[Tensor]]) -> Tensor:
+def exchanged(rank: Rank, exchange: Exchange, value: Tensor | None, arrived: Mapping[int, Sequence[Tensor]]) -> Tensor:
     """What a rank has after an exchange.
 
     Args:
         rank: That takes part.
         exchange: With a target.
+        value: That of the exchange's source on this rank, if it has one.
         arrived: From every peer the pieces it sent, in the order of the exchange.
 
     Returns:
         Pieces in their places, copies before what is added to them, so that the order of arrival is of no matter.
     """
-    value = None if exchange.source is None else rank.read(exchange.source)
     placed = [(into, add, value[slices(box)]) for box, into, add in exchange.keeps]
     queues = {peer: iter(pieces) for peer, pieces in arrived.items()}
     placed += [(piece.box, piece.add, next(queues[piece.peer])) for piece in exchange.receives]

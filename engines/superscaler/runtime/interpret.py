@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -57,30 +58,83 @@ def interpret(
         number: Rank(program, number, instructions, optimizer, dtype=dtype, seed=seed, observed=True)
         for number, instructions in lists.items()
     }
-    parameters = {name: in_dtype(value.detach(), dtype) for name, value in module.named_parameters()}
-    constants = {name: in_dtype(value.detach(), dtype) for name, value in module.named_buffers()}
+    parameters, constants = initial(module, dtype)
     for rank in ranks.values():
         rank.place(parameters, constants)
     wire = Lockstep(ranks)
-    losses: list[list[float]] = []
-    gradients: list[dict[str, Tensor]] = []
+    held = {number: Held() for number in ranks}
     for step in batches:
         wire.step(named(program, step, dtype))
-        losses.append(_losses(program, ranks))
-        used = {number: rank.gradients for number, rank in ranks.items()}
-        gradients.append(together(program, program.states, used, "the gradient of"))
-        for rank in ranks.values():
-            rank.finish()
-    kept = {number: rank.parameters() for number, rank in ranks.items()}
+        for number, rank in ranks.items():
+            held[number].after_step(rank)
+    for number, rank in ranks.items():
+        held[number].at_end(rank, wire.traffic.sent[number], wire.traffic.received[number])
+    found = outcome(program, held)
+    found.order = wire.order
+    return found
+
+
+@dataclass
+class Held:
+    """What one rank has of an outcome: its parts."""
+
+    losses: list[list[Tensor | None]] = field(default_factory=list)
+    """For every step that of each micro-batch; None where the rank has no part of it."""
+    gradients: list[dict[str, Tensor]] = field(default_factory=list)
+    parameters: dict[str, Tensor] = field(default_factory=dict)
+    sent: int = 0
+    """Bytes, in all steps."""
+    received: int = 0
+    peak: int = 0
+
+    def after_step(self, rank: Rank) -> None:
+        """Take what a rank has after a step, and let it forget the rest."""
+        self.losses.append(rank.losses())
+        self.gradients.append(rank.gradients)
+        rank.finish()
+
+    def at_end(self, rank: Rank, sent: int, received: int) -> None:
+        """Take what it has after the last step."""
+        self.parameters, self.peak = rank.parameters(), rank.peak
+        self.sent, self.received = sent, received
+
+
+def outcome(program: Program, held: Mapping[int, Held]) -> Outcome:
+    """Put together what all ranks have.
+
+    Raises:
+        Disagreement: a part is missing, or copies are not equal to the last bit.
+    """
+    layout = program.loss_layout
+    steps = range(len(next(iter(held.values())).losses))
+    of_loss = {rank: own.losses for rank, own in held.items() if rank in layout.mesh.places}
+    losses = [
+        [
+            float(assemble(f"the loss of micro-batch {m}", layout, (), {r: own[step][m] for r, own in of_loss.items()}))
+            for m in range(len(program.losses))
+        ]
+        for step in steps
+    ]
+    gradients = [
+        together(program, program.states, {rank: own.gradients[step] for rank, own in held.items()}, "the gradient of")
+        for step in steps
+    ]
     return Outcome(
         losses=losses,
         gradients=gradients,
-        parameters=together(program, program.weights, kept, "parameter"),
-        sent={number: wire.traffic.sent[number] for number in ranks},
-        received={number: wire.traffic.received[number] for number in ranks},
-        peak={number: rank.peak for number, rank in ranks.items()},
-        order=wire.order,
+        parameters=together(
+            program, program.weights, {rank: own.parameters for rank, own in held.items()}, "parameter"
+        ),
+        sent={rank: own.sent for rank, own in held.items()},
+        received={rank: own.received for rank, own in held.items()},
+        peak={rank: own.peak for rank, own in held.items()},
     )
+
+
+def initial(module: nn.Module, dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The parameters and the buffers of a module by name, in the dtype to compute in."""
+    parameters = {name: in_dtype(value.detach(), dtype) for name, value in module.named_parameters()}
+    return parameters, {name: in_dtype(value.detach(), dtype) for name, value in module.named_buffers()}
 
 
 def named(program: Program, step: Sequence[tuple[Tensor, ...]], dtype: torch.dtype) -> list[dict[str, Tensor]]:
@@ -111,11 +165,3 @@ def together(
         )
         for name, layout in layouts.items()
     }
-
-
-def _losses(program: Program, ranks: Mapping[int, Rank]) -> list[float]:
-    held = {number: rank.losses() for number, rank in ranks.items() if number in program.loss_layout.mesh.places}
-    return [
-        float(assemble(f"the loss of micro-batch {m}", program.loss_layout, (), {r: of[m] for r, of in held.items()}))
-        for m in range(len(program.losses))
-    ]

@@ -135,6 +135,7 @@ class Rank:
     def step(self, batch: Sequence[Mapping[str, Tensor]]) -> Iterator[Collective | Exchange]:
         """Carry out the list once; yields what is to be communicated."""
         self._batch = batch
+        self.gradients = {}
         for number, (instruction, act) in enumerate(self._compiled):
             self.at = number
             if act is None:

@@ -99,7 +99,8 @@ class Lockstep:
             if isinstance(instruction, Exchange) and not self._messages[number]:
                 rank = self._ranks[number]
                 if instruction.target is not None:
-                    rank.values[instruction.target] = exchanged(rank, instruction, self._arrived[number])
+                    own = None if instruction.source is None else rank.read(instruction.source)
+                    rank.values[instruction.target] = exchanged(rank, instruction, own, self._arrived[number])
                 self._end(number)
                 past.append(number)
         return sorted(past)

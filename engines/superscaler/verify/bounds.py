@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from engines.superscaler.graph import BYTES
 from engines.superscaler.program import LASTING, Buffer, Collective, Exchange, Local, RunPart
 from engines.superscaler.verify.findings import Finding
-from engines.superscaler.verify.values import size, written
+from engines.superscaler.verify.values import size, within, written
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from engines.superscaler.layout import Box, Layout, Mesh
+    from engines.superscaler.layout import Layout, Mesh
     from engines.superscaler.program import Instruction, Program, Run
     from engines.superscaler.verify.rendezvous import Lists
 
@@ -205,7 +205,7 @@ class _Bounds:
             yield "makes a target of nothing"
         if step.target is not None:
             for box in (*(piece.box for piece in step.receives), *(target for _, target, _ in step.keeps)):
-                if not _within(box, step.shape):
+                if not within(box, step.shape):
                     yield f"writes {written(box)} of a part of shape {step.shape}"
         for source, target, _ in step.keeps:
             if size(source) != size(target):
@@ -232,7 +232,7 @@ class _Bounds:
         if step.kind == "load" and tensor is not None:
             if tensor.role not in ("input", "buffer"):
                 yield f"loads {tensor.name!r}, which is no input"
-            if len(step.box) != len(tensor.shape) or not _within(step.box, tensor.shape):
+            if len(step.box) != len(tensor.shape) or not within(step.box, tensor.shape):
                 yield f"loads {written(step.box)} of {tensor.name!r}, of shape {tensor.shape}"
         if step.kind == "slice" and tensor is not None and len(step.box) != len(tensor.shape):
             yield f"takes {written(step.box)} of {tensor.name!r}, of shape {tensor.shape}"
@@ -269,9 +269,3 @@ def _place(rank: int, mesh: Mesh, place: tuple[int, ...]) -> tuple[str, str] | N
     if where != place:
         return "I4", f"computes the part at {place}, its own is at {where}"
     return None
-
-
-def _within(box: Box, shape: Sequence[int]) -> bool:
-    return len(box) == len(shape) and all(
-        0 <= start < stop <= length for (start, stop), length in zip(box, shape, strict=True)
-    )

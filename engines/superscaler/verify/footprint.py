@@ -7,6 +7,7 @@ every micro-batch, so it is made once for a place and then only relabelled.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from engines.superscaler.verify.values import (
@@ -91,6 +92,7 @@ def footprint(truth: Truth, run: Run, place: tuple[int, ...]) -> Footprint:
     )
 
 
+@lru_cache(maxsize=1 << 16)
 def relabelled(content: Content, micro_batch: int) -> Content:
     """For another micro-batch."""
     return tuple(entry._replace(micro_batch=micro_batch) if entry.micro_batch == ANY else entry for entry in content)

@@ -118,10 +118,12 @@ class _Simulation:
             return self._finish(rank)
         posted[rank] = step
         self.events.append(Event("post", ((rank, self.position[rank]),)))
-        for peer in sorted(_peers(rank, step)):
-            if peer in posted:
-                self._match(rank, step, peer, posted[peer])
-                self._match(peer, posted[peer], rank, step)
+        mine = _peers(rank, step)
+        for other in sorted(posted):
+            # A message may be meant for who does not expect it, or be expected from who does not send it.
+            if other != rank and (other in mine or rank in _peers(other, posted[other])):
+                self._match(rank, step, other, posted[other])
+                self._match(other, posted[other], rank, step)
         waiting = [*self.waiting.get(step.tag, ()), rank]
         over = [one for one in waiting if _peers(one, posted[one]) <= posted.keys()]
         self.waiting[step.tag] = [one for one in waiting if one not in over]

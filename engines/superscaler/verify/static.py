@@ -24,12 +24,12 @@ from engines.superscaler.verify.values import (
     difference,
     extent,
     given,
-    intersect,
     joined,
     named,
     seed,
     size,
     sliced,
+    within,
     written,
 )
 
@@ -217,7 +217,7 @@ class _Ranks:
         self.posted[rank, step.tag] = (own, step)
         if own is not None:
             for box in (*(piece.box for piece in step.sends), *(source for source, _, _ in step.keeps)):
-                if intersect(box, extent(own.shape)) != box:
+                if not within(box, own.shape):
                     message = f"sends {written(box)} of {_named(step.source)}, which has shape {own.shape}"
                     self._find(rank, index, "I2", message)
                     self.posted[rank, step.tag] = (None, step)
@@ -342,7 +342,7 @@ class _Ranks:
         first: Value = values[0]  # type: ignore[assignment]
         result: Value | Conflict
         if step.kind == "slice":
-            if intersect(step.box, extent(first.shape)) != step.box:
+            if not within(step.box, first.shape):
                 message = f"takes {written(step.box)} of {_named(step.sources[0])}, which has shape {first.shape}"
                 result = Conflict("I2", message)
             else:
@@ -374,9 +374,10 @@ class _Ranks:
         return self.held[rank][buffer]
 
     def _write(self, rank: int, index: int, buffer: Buffer, value: Held) -> None:
-        """Make a buffer; only a weight where it is kept may be made over what is there."""
+        """Make a buffer. Over what is there only a weight may be made, where it is kept, and a loss again."""
         home = buffer.tensor in self.program.weights and buffer == Buffer(buffer.tensor, "value")
-        if buffer in self.held[rank] and not home:
+        again = buffer in self.program.losses and self.held[rank].get(buffer) == value
+        if buffer in self.held[rank] and not home and not again:
             self._find(rank, index, "I3", f"writes {_named(buffer)} over what is there")
         self.held[rank][buffer] = value
 

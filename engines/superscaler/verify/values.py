@@ -119,6 +119,13 @@ def intersect(one: Box, other: Box) -> Box | None:
     return None if any(start >= stop for start, stop in found) else found
 
 
+def within(box: Box, shape: Sequence[int]) -> bool:
+    """Whether it lies in a buffer of a shape, and has as many dims."""
+    return len(box) == len(shape) and all(
+        0 <= start < stop <= length for (start, stop), length in zip(box, shape, strict=True)
+    )
+
+
 def shift(box: Box, by: Sequence[int]) -> Box:
     """Moved."""
     return tuple((start + step, stop + step) for (start, stop), step in zip(box, by, strict=True))
@@ -298,8 +305,11 @@ class Part(NamedTuple):
 
 
 def assembled(parts: tuple[Part, ...], shape: tuple[int, ...]) -> Value | Conflict:
-    """A buffer made of parts: what is local is written first; what comes from others is copied, or added to what is
-    there (at first zeros), in the order in which it comes."""
+    """A buffer made of parts.
+
+    What is local is written first. What comes from others is copied, or added to what is there (at first zeros), in
+    whatever order it comes.
+    """
     first = parts[0].value
     for part in parts:
         if (part.value.tensor, part.value.kind) != (first.tensor, first.kind):

@@ -26,11 +26,15 @@ def grids(devices: int, components: int):
                 yield (first, *rest)
 
 
+def in_order(grid: tuple[int, ...]) -> list[list[int]]:
+    """Axes of two devices for every component, in row-major order."""
+    axes = iter(range(math.prod(grid).bit_length()))
+    return [list(itertools.islice(axes, degree.bit_length() - 1)) for degree in grid]
+
+
 def aligned(grid: tuple[int, ...], mesh: Mesh) -> Layout:
     """The grid's layout with devices in row-major order, on a mesh of axes of two."""
-    axes, runs = iter(range(len(mesh.shape))), []
-    for degree in grid:
-        runs.append(tuple(itertools.islice(axes, degree.bit_length() - 1)))
+    runs = [tuple(run) for run in in_order(grid)]
     return Layout(mesh, tuple(runs[2:]), runs[1])
 
 
@@ -72,16 +76,12 @@ def unaligned(one: tuple[int, ...], other: tuple[int, ...], shape: tuple[int, ..
                 price = {0: 0.0, 1: 2 * share if end == 0 else share}.get(start, factor * share if end == 0 else share)
                 heapq.heappush(heap, (cost + price + 1, next(order), tuple(after), (*path, (start, end, factor))))
                 factor *= 2
-    axes, runs = iter(range(16)), []
-    for degree in one:
-        runs.append(list(itertools.islice(axes, degree.bit_length() - 1)))
+    runs = in_order(one)
     for start, end, factor in path:
         count = factor.bit_length() - 1
         runs[end] += runs[start][-count:]
         del runs[start][-count:]
-    axes, wanted = iter(range(16)), []
-    for degree in other:
-        wanted.append(list(itertools.islice(axes, degree.bit_length() - 1)))
+    wanted = in_order(other)
     return [set(runs[0]), *runs[1:]], [set(wanted[0]), *wanted[1:]]
 
 
@@ -105,26 +105,26 @@ def test_all_pairs_of_layouts_stay_near_the_lower_bound(benchmark, devices, rank
     benchmark.extra_info.update(
         pairs=count, geometric_mean=geometric_mean(ratios), largest=max(ratios), unaligned_rule_fails=lost
     )
-    print(
-        f"\n{devices} devices, {rank}-D, {count} pairs: communication {geometric_mean(ratios):.3f} x the lower bound "
-        f"(at most {max(ratios):.2f} x), 0 fall-backs; the rule without devices ends wrong on {lost} ({lost / count:.0%})"
-    )
     assert geometric_mean(ratios) <= 1.2
     assert max(ratios) <= 2.0
+    assert lost >= 0.25 * count, "the rule without devices is what this is better than"
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 4), (4, 2), (4, 4), (4, 8)])
-def test_all_pairs_of_layouts_on_two_meshes_stay_near_the_lower_bound(before, after) -> None:
+def test_all_pairs_of_layouts_on_two_meshes_stay_near_the_lower_bound(benchmark, before, after) -> None:
     here = Mesh(tuple(range(before)), (2,) * (before.bit_length() - 1))
     there = Mesh(tuple(range(before, before + after)), (2,) * (after.bit_length() - 1))
     shape, ratios = SHAPES[2], []
-    for one, other in itertools.product(grids(before, 4), grids(after, 4)):
-        if other[1] == 1:
-            source, target = aligned(one, here), aligned(other, there)
-            steps = between(source, target, shape, "fp32")
-            ratios.append(sent_in_all(steps, shape) / lower_bound(source, target, shape))
-    print(
-        f"\n{before} -> {after} devices, {len(ratios)} pairs: {geometric_mean(ratios):.3f} x, at most {max(ratios):.2f} x"
+    cases = [
+        (aligned(one, here), aligned(other, there))
+        for one, other in itertools.product(grids(before, 4), grids(after, 4))
+        if other[1] == 1
+    ]
+    paths = benchmark.pedantic(
+        lambda: [between(source, target, shape, "fp32") for source, target in cases], rounds=1, iterations=1
     )
+    for steps, (source, target) in zip(paths, cases, strict=True):
+        ratios.append(sent_in_all(steps, shape) / lower_bound(source, target, shape))
+    benchmark.extra_info.update(pairs=len(ratios), geometric_mean=geometric_mean(ratios), largest=max(ratios))
     assert min(ratios) >= 1.0
     assert geometric_mean(ratios) <= 1.2

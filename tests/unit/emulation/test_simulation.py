@@ -193,3 +193,20 @@ def test_bytes_are_equal_under_every_hash_seed(shipped):
         )
         seen.add(hashlib.sha256(done.stdout).hexdigest())
     assert len(seen) == 1
+
+
+def test_nodes_of_a_folded_program_know_their_items(shipped):
+    from emulation.program import Mesh, Part, Program
+
+    profile = shipped("a100x8-hdr")
+    mesh = Mesh.over(profile, {"tp": 2})
+    program = Program(mesh)
+    kernel, total = Part.compute(1e9, dtype="bf16"), Part.collective("tp", "all-reduce", 2**20)
+    first = program.chain(mesh.block(), [kernel, total, kernel], name="first")
+    program.chain(mesh.block(), [kernel], after=[first], name="second")
+    result = simulate(program, profile)
+    items = [result.item(one.args["node"]) for one in result.timeline()]
+    assert set(items) == {0, 1}
+    assert items == sorted(items)
+    flat = simulate(program.expand(), profile)
+    assert [flat.item(node) for node in (0, 3)] == [0, 3]
