@@ -98,6 +98,17 @@ class Held:
         self.parameters, self.peak = rank.parameters(), rank.peak
         self.sent, self.received = sent, received
 
+    def on_cpu(self) -> Held:
+        """The same, to be sent to another process."""
+        return Held(
+            [[None if loss is None else loss.cpu() for loss in step] for step in self.losses],
+            [{name: value.cpu() for name, value in step.items()} for step in self.gradients],
+            {name: value.cpu() for name, value in self.parameters.items()},
+            self.sent,
+            self.received,
+            self.peak,
+        )
+
 
 def outcome(program: Program, held: Mapping[int, Held]) -> Outcome:
     """Put together what all ranks have.

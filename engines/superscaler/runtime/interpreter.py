@@ -19,6 +19,7 @@ import torch
 from engines.superscaler.effects import value
 from engines.superscaler.operators import context
 from engines.superscaler.program import LASTING, Buffer, Collective, Exchange, Local, RunPart
+from engines.superscaler.runtime.ledger import Ledger
 from engines.superscaler.runtime.routine import Routine, Saved
 from harness.api import HarnessError
 
@@ -89,7 +90,9 @@ class Rank:
         self._batch: Sequence[Mapping[str, Tensor]] = ()
         self._constants: dict[str, Tensor] = {}
         self._saved: dict[tuple[int, int], Saved] = {}
-        self._graphs: dict[tuple[int, int], dict[int, int]] = {}
+        self._ledger = Ledger() if observed else None
+        self._states = 0
+        """Bytes of optimizer state."""
         updated = {i.targets[0].tensor: None for i in self.instructions if isinstance(i, Local) and i.kind == "update"}
         self._updates = optimizer.updates(tuple(updated), dtype, self.device)
         self._compiled = self._compile()
@@ -102,7 +105,7 @@ class Rank:
             if self.rank in layout.mesh.places:
                 box = layout.box(self.program.graph.tensors[tensor].shape, self.rank)
                 part = parameters[tensor].detach()[tuple(slice(*side) for side in box)]
-                self.values[Buffer(tensor, "value")] = part.to(self.device, copy=True).contiguous()
+                self._put(Buffer(tensor, "value"), part.to(self.device, copy=True).contiguous())
         self._constants = {name: whole.detach().to(self.device) for name, whole in constants.items()}
 
     def read(self, buffer: Buffer) -> Tensor:
@@ -117,7 +120,7 @@ class Rank:
         if held is None:
             raise HarnessError(f"rank {self.rank}, instruction {self.at}: reads {describe(buffer)}, which is not there")
         arrived = held.wait()
-        self.values[buffer] = arrived
+        self._put(buffer, arrived)
         return arrived
 
     def parameters(self) -> dict[str, Tensor]:
@@ -140,18 +143,23 @@ class Rank:
             self.at = number
             if act is None:
                 yield instruction  # type: ignore[misc]
+                self._note_arrived(instruction)
             else:
                 act()
-            if self._observed:
-                self.peak = max(self.peak, self._live())
+            if self._ledger is not None:
+                self.peak = max(self.peak, self._ledger.live + self._states)
         self._batch = ()
 
     def finish(self) -> None:
         """Forget what does not outlast a step."""
         weights = {Buffer(tensor, "value") for tensor in self.program.weights}
-        self.values = {buffer: self.read(buffer) for buffer in list(self.values) if buffer in weights}
+        kept = {buffer: self.read(buffer) for buffer in list(self.values) if buffer in weights}
+        self.values.clear()
         self._saved.clear()
-        self._graphs.clear()
+        if self._ledger is not None:
+            self._ledger.clear()
+        for buffer, held in kept.items():
+            self._put(buffer, held)
         self._step += 1
 
     # --- compilation -----------------------------------------------------------------------------------------------
@@ -248,15 +256,16 @@ class Rank:
         leave: bool,
     ) -> None:
         inputs = tuple(map(self.read, reads))
-        storages: dict[int, int] = {}
-        note = partial(_note, storages) if self._observed and saved else None
+        noted: list[Tensor] = []
+        note = noted.append if self._ledger is not None and saved else None
         with context(seed=self._seed, step=self._step, micro_batch=key[1], floats=self._floats):
             outputs, kept = routine.forward(inputs, saved, leave, note)
-        if note is not None:
-            self._graphs[key] = storages
-        self.values.update(zip(writes, outputs, strict=True))
+        for buffer, made in zip(writes, outputs, strict=True):
+            self._put(buffer, made)
         if kept is not None:
             self._saved[key] = kept
+            if self._ledger is not None:
+                self._ledger.hold(key, (*kept.inputs, *noted))
 
     def _backward(
         self,
@@ -283,45 +292,50 @@ class Rank:
             gradients = tuple(None if buffer is None else self.read(buffer) for buffer in arriving)
         with context(seed=self._seed, step=self._step, micro_batch=key[1], floats=self._floats):
             yielded = routine.backward(saved, gradients, what)
-        self.values.update(zip(writes, yielded, strict=True))
+        for buffer, made in zip(writes, yielded, strict=True):
+            self._put(buffer, made)
         if what != "inputs":
             self._saved.pop(key, None)
-            self._graphs.pop(key, None)
+            if self._ledger is not None:
+                self._ledger.release(key)
+                self._ledger.release((*key, "gradients"))
+        elif self._ledger is not None:
+            self._ledger.hold((*key, "gradients"), (held for held in gradients if held is not None))
 
     def _load(self, instruction: Local) -> None:
         (target,) = instruction.targets
         whole = self._constants.get(target.tensor)
         if whole is None:
             whole = self._batch[target.micro_batch][target.tensor]
-        self.values[target] = whole[_slices(instruction.box)].to(self.device).contiguous()
+        self._put(target, whole[_slices(instruction.box)].to(self.device).contiguous())
 
     def _slice(self, instruction: Local) -> None:
         part = self.read(instruction.sources[0])[_slices(instruction.box)]
         # Its own memory: the whole can be freed, and an update in place stays in the part.
-        self.values[instruction.targets[0]] = part.clone(memory_format=torch.contiguous_format)
+        self._put(instruction.targets[0], part.clone(memory_format=torch.contiguous_format))
 
     def _mask(self, instruction: Local) -> None:
         copy = self.read(instruction.sources[0])
-        self.values[instruction.targets[0]] = copy if instruction.keep else torch.zeros_like(copy)
+        self._put(instruction.targets[0], copy if instruction.keep else torch.zeros_like(copy))
 
     def _add(self, instruction: Local) -> None:
         first, *others = map(self.read, instruction.sources)
         for other in others:
             first = first + other
-        self.values[instruction.targets[0]] = first
+        self._put(instruction.targets[0], first)
 
     def _start(self, instruction: Local) -> None:
         (target,) = instruction.targets
         loss = self.program.graph.tensors[target.tensor]
-        self.values[target] = torch.full(loss.shape, instruction.value, dtype=self.dtype, device=self.device)
+        self._put(target, torch.full(loss.shape, instruction.value, dtype=self.dtype, device=self.device))
 
     def _accumulate(self, source: Buffer, target: Buffer, earlier: int) -> None:
         own = self.read(source)
         if earlier == 0:
-            self.values[target] = own
+            self._put(target, own)
         elif earlier == 1:
             # The first value is not ours to change: autograd may have handed it to others as well.
-            self.values[target] = self.read(target) + own
+            self._put(target, self.read(target) + own)
         else:
             self.read(target).add_(own)
 
@@ -330,6 +344,8 @@ class Rank:
         if self._observed:
             self.gradients.update({tensor: gradient.clone() for tensor, _, gradient in found})
         self._updates.apply(found)
+        if self._ledger is not None:
+            self._states = self._updates.nbytes
 
     def _free(self, instruction: Local) -> None:
         for buffer in (*instruction.sources, *instruction.targets):
@@ -337,22 +353,22 @@ class Rank:
                 raise HarnessError(
                     f"rank {self.rank}, instruction {self.at}: frees {describe(buffer)}, which is not there"
                 )
+            if self._ledger is not None:
+                self._ledger.release(buffer)
 
     # --- accounting ------------------------------------------------------------------------------------------------
 
-    def _live(self) -> int:
-        """Bytes of everything that is alive, each storage once."""
-        storages: dict[int, int] = {}
-        for held in self.values.values():
-            if isinstance(held, torch.Tensor):
-                _note(storages, held)
-        for saved in self._saved.values():
-            for held in (*saved.inputs, *saved.gradients):
-                if held is not None:
-                    _note(storages, held)
-        for graph in self._graphs.values():
-            storages.update(graph)
-        return sum(storages.values()) + self._updates.nbytes
+    def _put(self, buffer: Buffer, made: Tensor) -> None:
+        self.values[buffer] = made
+        if self._ledger is not None:
+            self._ledger.hold(buffer, (made,))
+
+    def _note_arrived(self, instruction: Collective | Exchange) -> None:
+        """What is still on its way is noted when it is first read."""
+        if self._ledger is not None and instruction.target is not None:
+            arrived = self.values.get(instruction.target)
+            if isinstance(arrived, torch.Tensor):
+                self._ledger.hold(instruction.target, (arrived,))
 
 
 def describe(buffer: Buffer) -> str:
@@ -379,8 +395,3 @@ def _nothing() -> None:
 
 def _slices(box: Box) -> tuple[slice, ...]:
     return tuple(slice(start, stop) for start, stop in box)
-
-
-def _note(storages: dict[int, int], held: Tensor) -> None:
-    storage = held.untyped_storage()
-    storages[storage.data_ptr()] = storage.nbytes()

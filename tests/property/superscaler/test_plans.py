@@ -1,5 +1,6 @@
 """Any plan computes what one device does: random ones, and all that have names. In float64, two steps of Adam."""
 
+import itertools
 import math
 import random
 import warnings
@@ -24,7 +25,7 @@ KNOWN = {}
 def known(name, micro_batches):
     """(graph, module, batches, what one device makes of them)."""
     if (name, micro_batches) not in KNOWN:
-        module, inputs = models.tiny(name)
+        module, inputs = models.tiny(name, **({"blocks": 1} if name == "evoformer" else {}))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             graph = trace(module, inputs)
@@ -66,7 +67,7 @@ def random_plan(chance, graph, micro_batches):
     ops = [op.name for op in graph.ops]
     cuts = [0, *sorted(chance.sample(range(1, len(ops)), chance.choice([0, 1, 2]))), len(ops)]
     stages, homes = [], set()
-    for number, (start, end) in enumerate(zip(cuts, cuts[1:], strict=False)):
+    for number, (start, end) in enumerate(itertools.pairwise(cuts)):
         size = chance.choice([1, 2, 4])
         shape = chance.choice([(size,), (1, size), (2, 2) if size == 4 else (size, 1)])
         mesh = Mesh(tuple(chance.sample(range(5), size)), shape)
@@ -92,7 +93,7 @@ def random_plan(chance, graph, micro_batches):
     return Plan(graph.digest, tuple(stages), micro_batches, tuple(order))
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 10**9))
 def test_any_plan_computes_what_one_device_does(seed):
     check("mlp", random_plan(random.Random(seed), known("mlp", 2)[0], 2))

@@ -1,6 +1,7 @@
 """Plans by hand, and what phase 3 makes of them."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -12,7 +13,8 @@ from engines.superscaler.plan import Block
 from engines.superscaler.program import Collective, Compute, Exchange, Free, Local, Move, Transfer
 from engines.superscaler.projection import project
 from harness.api import PlanError
-from tests.unit.superscaler.perceptrons import perceptron
+
+from .perceptrons import perceptron
 
 RECIPE = {
     "stages": [
@@ -188,3 +190,9 @@ def test_an_update_reads_weight_and_gradient(graph):
 def test_a_named_plan_that_cannot_be_says_why(graph, name, options, message):
     with pytest.raises(PlanError, match=message):
         named.build(name, graph, 4, **options)
+
+
+def test_instructions_are_the_same_with_and_without_templates(graph):
+    program = preserve(graph, named.build("hybrid", graph, 8, tensor=2, pipeline=2, micro_batches=3))
+    plain = replace(program, sections=tuple(program.sections))
+    assert all(project(program, rank) == project(plain, rank) for rank in range(8))
