@@ -24,12 +24,14 @@ $(VENV)/.venv:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); $(MAKE) --no-print-directory packages NAMES=python3-venv && $(PYTHON) -m venv $(VENV); }
 	@touch $@
 
+# The CPU build by its own name: `torch==2.13.0` alone would let pip take the CUDA build and its gigabytes.
+# Where no CPU build is offered, plans are `unsupported`, and the tests that need torch are skipped; both say so.
 $(VENV)/.run: $(VENV)/.venv pyproject.toml .constraints.txt
 	$(INSTALL) -e '.[rdma,ray,report,completion]'
+	@if command -v nvidia-smi >/dev/null; then $(INSTALL) 'torch==2.13.0' -e '.[planning]'; \
+	 else $(INSTALL) 'torch==2.13.0+cpu' -e '.[planning]' || echo "no CPU build of torch 2.13.0 here: models cannot be traced"; fi
 	@touch $@
 
-# The CPU build by its own name: `torch==2.13.0` alone would let pip take the CUDA build and its gigabytes.
-# Where no CPU build is offered, the tests that need torch are skipped and say so.
 $(VENV)/.test: $(VENV)/.run
 	$(INSTALL) -e '.[rdma,verbs,ray,report,completion,test]'
 	@if command -v nvidia-smi >/dev/null; then $(INSTALL) 'torch==2.13.0' -e '.[gpu,models]'; \
