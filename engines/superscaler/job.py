@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from engines.superscaler.precision import Precision
-from harness.api import PlanError
+from harness.api import EnvironmentLacks, PlanError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -104,6 +105,7 @@ def planned(spec: Spec, profile: Profile) -> Job:
     Raises:
         PlanError: the model has no such size, nothing fits the devices, or they do not divide the model.
     """
+    _require(spec.packages())
     shape = {**spec.shape, "batch": spec.global_batch // spec.micro_batches}
     graph = traced(spec.model, spec.size, tuple(sorted(shape.items())))
     found = None
@@ -120,6 +122,17 @@ def planned(spec: Spec, profile: Profile) -> Job:
     return Job(*fields, found=found)
 
 
+def _require(packages: Sequence[str]) -> None:
+    """Say what is not installed before anything is imported.
+
+    Raises:
+        EnvironmentLacks: what to install.
+    """
+    missing = [name for name in ("torch", *packages) if find_spec(name) is None]
+    if missing:
+        raise EnvironmentLacks(f"planning needs {', '.join(missing)}: pip install 'harness[planning]'")
+
+
 def _named() -> Sequence[str]:
     from engines.superscaler.spec import NAMED
 
@@ -131,6 +144,8 @@ def _built(spec: Spec, graph: Graph) -> Plan:
 
     given = {name: getattr(spec, name) for name in ("tensor", "pipeline", "data") if getattr(spec, name)}
     options = {"micro_batches": spec.micro_batches, "chunks": spec.chunks, "recompute": spec.recompute, **given}
+    if spec.plan == "co-shard":
+        options["parts"] = options.pop("chunks")
     return named.build(spec.plan, graph, tuple(range(spec.devices)), **options)
 
 
