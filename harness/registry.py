@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 GROUP = "harness.engines"
-BUILT_IN: Mapping[str, str] = MappingProxyType({"rdma": "engines.rdma", "megatron": "engines.megatron"})
+BUILT_IN: Mapping[str, str] = MappingProxyType(
+    {"rdma": "engines.rdma", "megatron": "engines.megatron", "superscaler": "engines.superscaler"}
+)
 """Name to package."""
 
 

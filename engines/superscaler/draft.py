@@ -207,9 +207,11 @@ def matching(names: Sequence[str], patterns: str | Iterable[str], what: str) -> 
         PlanError: a pattern matches none; says the nearest.
     """
     wanted = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    known = set(names)
     found: set[str] = set()
     for pattern in wanted:
-        hits = [name for name in names if fnmatchcase(name, pattern)]
+        # A name itself, even one with characters that mean something in patterns, is the common case.
+        hits = [pattern] if pattern in known else [name for name in names if fnmatchcase(name, pattern)]
         if not hits:
             close = nearest(pattern, names)
             hint = f"; did you mean {close!r}?" if close else ""

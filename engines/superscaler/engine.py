@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from emulation.profile import Profile
+    from engines.superscaler.job import Job
     from harness.api import EmulationContext, EngineSpec, Measurement, RunContext
 
 
@@ -19,18 +20,25 @@ class SuperscalerEngine(Engine):
 
     Spec: ClassVar[type[EngineSpec]] = SuperscalerSpec
 
+    def __init__(self) -> None:
+        self._latest: Job | None = None
+        """What was planned in this process."""
+
     def plan(self, spec: SuperscalerSpec, profile: Profile) -> Plan:
         """The model's name and sizes, and the whole plan."""
         from engines.superscaler.job import planned
 
-        return Plan(planned(spec, profile).to_json())
+        self._latest = planned(spec, profile)
+        return Plan(self._latest.to_json())
 
     def predict(self, plan: Plan, context: EmulationContext) -> Iterator[Measurement]:
         """The plan's program on the profile's devices, in the emulator."""
         from engines.superscaler.job import Job
         from engines.superscaler.prediction import predict
 
-        yield from predict(Job.from_json(plan.payload), context)
+        job = Job.from_json(plan.payload)
+        # What the search found beside its winner is no part of the plan; it is told where plan and prediction meet.
+        yield from predict(self._latest if job == self._latest else job, context)
 
     def run(self, plan: Plan, context: RunContext) -> Iterator[Measurement]:
         """The same program on `torch.distributed`, after it was proven equal to one device."""

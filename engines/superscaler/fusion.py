@@ -1,8 +1,9 @@
 """Operators joined into runs: what a rank computes without communicating, and autograd differentiates in one go.
 
 An edge between two operators is *trivial* if the consumer needs a tensor as the producer makes it, and its gradient
-comes as the producer wants it. Runs are cut at all other edges, forward or backward, and consist of neighbours in the
-graph's order; an interval of a topological order is convex, so that no path leaves a run and comes back.
+comes as the producer wants it. Runs are cut at all other edges, forward or backward (and where they would gather too
+many weights at once, with ZeRO-3), and consist of neighbours in the graph's order; an interval of a topological order
+is convex, so that no path leaves a run and comes back.
 """
 
 from __future__ import annotations
@@ -63,9 +64,10 @@ def fuse(graph: Graph, plan: Plan, active: Set[str]) -> tuple[tuple[Segment, ...
     Raises:
         PlanError: a split that an operator does not allow, or communication within a co-sharded group.
     """
+    gathered = {tensor for stage in plan.stages for tensor, weight in stage.weights.items() if weight.value}
     stages, count = [], 0
     for number, stage in enumerate(plan.stages):
-        segments = _Fusion(graph, stage, number, active, count).segments()
+        segments = _Fusion(graph, stage, number, active, gathered, count).segments()
         count += sum(len(segment.runs) for segment in segments)
         stages.append(segments)
     return tuple(stages)
@@ -74,9 +76,15 @@ def fuse(graph: Graph, plan: Plan, active: Set[str]) -> tuple[tuple[Segment, ...
 class _Fusion:
     """Of one stage."""
 
-    def __init__(self, graph: Graph, stage: Stage, number: int, active: Set[str], first: int) -> None:
+    def __init__(
+        self, graph: Graph, stage: Stage, number: int, active: Set[str], gathered: Set[str], first: int
+    ) -> None:
         self.graph, self.stage, self.number, self.active = graph, stage, number, active
         self.count = first
+        read = {tensor for op in stage.ops for tensor in graph.by_name[op].inputs}
+        self.gathered = {tensor: graph.tensors[tensor].elements for tensor in sorted(gathered & read)}
+        # All weights of a run are there at once. Twice the largest is little more than what one operator needs.
+        self.limit = 2 * max(self.gathered.values(), default=0)
 
     def segments(self) -> tuple[Segment, ...]:
         """Groups and runs outside of groups, in order."""
@@ -102,7 +110,7 @@ class _Fusion:
         runs: list[Fused] = []
         for op in ops:
             layouts = operands(op, mesh, splits[op.name])
-            if not runs or self._obstacle(runs[-1], op, layouts):
+            if not runs or self._obstacle(runs[-1], op, layouts) or self._overfull(runs[-1], op):
                 runs.append(self._new(mesh))
             self._join(runs[-1], op, splits[op.name], layouts)
         return runs
@@ -121,6 +129,12 @@ class _Fusion:
     def _new(self, mesh: Mesh) -> Fused:
         self.count += 1
         return Fused(self.count - 1, self.number, mesh)
+
+    def _overfull(self, run: Fused, op: Op) -> bool:
+        """Whether a run would gather too many weights that are kept divided (ZeRO-3)."""
+        new = {tensor for tensor in op.inputs if tensor in self.gathered and tensor not in run.inputs}
+        held = sum(self.gathered[tensor] for tensor in run.inputs if tensor in self.gathered)
+        return bool(new) and held + sum(self.gathered[tensor] for tensor in new) > self.limit
 
     def _obstacle(self, run: Fused, op: Op, layouts: Operands) -> str:
         """Why an operator cannot join a run, or an empty string."""

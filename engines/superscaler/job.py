@@ -69,7 +69,9 @@ class Job:
         """
         found = traced(self.model, self.size, tuple(sorted(self.shape.items())))
         if found.digest != self.plan.graph:
-            raise PlanError(f"the plan is for another {self.model} than {self.size or 'the tiny one'} is now: plan again")
+            raise PlanError(
+                f"the plan is for another {self.model} than {self.size or 'the tiny one'} is now: plan again"
+            )
         return found
 
     @property
@@ -94,8 +96,6 @@ def traced(model: str, size: str, shape: tuple[tuple[str, Any], ...]) -> Graph:
 
     module, batch = build(model, size, dict(shape), device="meta")
     return trace(module, batch, name=f"{model} {size}".strip())
-
-
 
 
 def planned(spec: Spec, profile: Profile) -> Job:

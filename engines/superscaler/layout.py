@@ -39,6 +39,14 @@ class Mesh:
         if len(set(self.devices)) != len(self.devices):
             raise ValueError(f"a mesh has each device once: {self.devices}")
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        # Meshes of a thousand devices are part of every layout, and layouts are keys everywhere.
+        return hash((self.devices, self.shape, self.sequential))
+
     @property
     def size(self) -> int:
         """How many devices."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 
 from emulation import layout
 from emulation.units import render
+from engines.superscaler.cluster import model_of
 from engines.superscaler.emulate.kernels import Kernels, degrees_of
 from engines.superscaler.precision import Precision
 from engines.superscaler.program import (
@@ -158,14 +159,6 @@ def _home(program: Program, device: int) -> int:
     """The stage with the most operators of those that a device works for."""
     stages = program.plan.stages
     return max((n for n, s in enumerate(stages) if device in s.mesh.places), key=lambda n: (len(stages[n].ops), -n))
-
-
-def model_of(profile: Profile, device: str) -> DeviceModel:
-    """The model of a device, by its name on the cluster."""
-    host = layout.host_of(profile, device)
-    group = device.partition("/")[2].rstrip("0123456789")
-    models = {found.name: found.model for found in host.devices}
-    return profile.models[models.get(group, host.cpu)]
 
 
 # --- what a run needs for a moment, and what it keeps -----------------------------------------------------------------

@@ -16,6 +16,8 @@ from harness.api import PlanError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from engines.superscaler.graph import Graph
+
 VERSION = 1
 
 
@@ -93,3 +95,14 @@ def _read_stage(data: Mapping[str, Any]) -> Stage:
             for name, kept in data["weights"].items()
         },
     )
+
+
+def from_recipe(recipe: Mapping[str, Any], graph: Graph, *, devices: int, micro_batches: int = 1) -> Plan:
+    """A plan written by hand, as a spec has it; see `recipe`.
+
+    Raises:
+        PlanError: a field, a pattern or an axis that does not exist, or a plan that cannot be.
+    """
+    from engines.superscaler.recipe import read
+
+    return read(recipe, graph, devices=devices, micro_batches=micro_batches)

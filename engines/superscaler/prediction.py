@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from emulation import layout
-from engines.superscaler import emulate, memory, proof
+from engines.superscaler import emulate, memory, picture, proof
 from engines.superscaler.dependency import preserve
 from harness.api import Measurement
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from emulation.evaluate import Result
+    from engines.superscaler.emulate import Lowered
     from engines.superscaler.job import Job
     from harness.api import EmulationContext
 
@@ -23,18 +24,33 @@ def predict(job: Job, context: EmulationContext) -> Iterator[Measurement]:
         PlanError: too few devices, or a stage does not fit its device's memory.
         HarnessError: the plan cannot be proven.
     """
-    labels = {"plan": job.label}
     program = preserve(job.graph, job.plan)
     proof.demand(job, program, context.artifacts)
-    held = memory.peak(program, job.numbers)
-    if layout.devices(context.profile):
-        memory.check(program, context.profile, job.numbers)
-    yield Measurement("peak_memory", max(one.total for one in held.values()), labels)
-    sent = emulate.traffic(program)
-    yield Measurement("sent", max(one.sent for one in sent.values()), labels)
+    held = memory.check(program, context.profile, job.numbers)
+    yield Measurement("peak_memory", max(one.peak.total for one in held))
+    traffic = emulate.traffic(program)
+    yield Measurement("sent", max(sum(one.sent.values()) for one in traffic.values()))
     lowered = emulate.workload(program, context.profile, precision=job.numbers)
     result = context.simulate(lowered.work, name=job.label)
     low, high = result.band()
-    yield Measurement("step_time", result.seconds, labels, (low, high))
-    yield Measurement("samples_per_second", job.samples / result.seconds, labels, (job.samples / high, job.samples / low))
-    yield Measurement("bubble_fraction", emulate.estimate(lowered, result).bubble, labels)
+    samples = job.samples
+    yield Measurement("step_time", result.seconds, band=(low, high))
+    yield Measurement("samples_per_second", samples / result.seconds, band=(samples / high, samples / low))
+    yield Measurement("bubble_fraction", emulate.estimate(lowered, result).bubble)
+    picture.write(context.artifacts, program, lowered, result, held, context.profile)
+    if job.found is not None:
+        (context.artifacts / "why.txt").write_text(_why(job, lowered, result) + "\n", "utf-8")
+
+
+def _why(job: Job, lowered: Lowered, result: Result) -> str:
+    found = job.found
+    assert found is not None
+    bubble = emulate.estimate(lowered, result).bubble
+    shares = {str(family): share for family, share in result.critical_path.shares.items()}
+    winner = picture.Candidate(job.plan.name, result.seconds, max(found.memory), shares, bubble)
+    others = [picture.Candidate(one.name, one.seconds, one.memory) for one in found.runners_up]
+    told = picture.why(winner, others)
+    return (
+        f"{told}\nSearched for {found.searched:.1f} s; splits are within {found.gap:.2%} of their optimum; "
+        f"costs from {found.source}."
+    )

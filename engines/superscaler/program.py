@@ -13,7 +13,7 @@ Every value a rank holds has a name, a `Buffer`. Actions read and write buffers 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple, overload
 
 if TYPE_CHECKING:
@@ -221,10 +221,16 @@ def instantiated(action: Action, micro_batch: int) -> Action:
     match action:
         case Compute():
             return Compute(action.run, action.what, micro_batch, action.saved)
-        case Move() | Transfer() | Accumulate():
-            return replace(action, source=at(action.source), target=at(action.target))
-        case Load() | Seed():
-            return replace(action, target=at(action.target))
+        case Move(mesh, kind, source, target, before, after, shape, dtype, axes):
+            return Move(mesh, kind, at(source), at(target), before, after, shape, dtype, axes)
+        case Transfer(source, target, before, after, shape, dtype):
+            return Transfer(at(source), at(target), before, after, shape, dtype)
+        case Accumulate():
+            return Accumulate(action.mesh, at(action.source), action.target)
+        case Load():
+            return Load(action.mesh, at(action.target), action.layout)
+        case Seed():
+            return Seed(action.mesh, at(action.target), action.value)
         case Add():
             return Add(action.mesh, tuple(map(at, action.sources)), at(action.target))
         case Update():

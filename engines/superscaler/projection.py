@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING
 
 from engines.superscaler import redistribution
 from engines.superscaler.program import (
+    HERE,
+    LASTING,
     Accumulate,
     Action,
     Add,
+    Buffer,
     Collective,
     Compute,
     Exchange,
@@ -25,6 +28,7 @@ from engines.superscaler.program import (
     Move,
     Piece,
     RunPart,
+    Sections,
     Seed,
     Transfer,
     Update,
@@ -32,9 +36,10 @@ from engines.superscaler.program import (
 from harness.api import HarnessError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from engines.superscaler.layout import Box, Layout, Mesh
+    from engines.superscaler.plan import Block
     from engines.superscaler.program import Program
 
 
@@ -49,14 +54,53 @@ def project(program: Program, rank: int) -> tuple[Instruction, ...]:
 
 def instructions(program: Program, rank: int) -> Iterator[Instruction]:
     """`project`, one by one: for programs of a thousand ranks and hundreds of micro-batches."""
-    tag = 0
-    for section in program.sections:
-        for action in section.actions:
-            if isinstance(action, Transfer) or (isinstance(action, Move) and action.kind == "exchange"):
-                tag += 1
-            found = _project(program, action, rank, tag)
-            if found is not None:
-                yield found
+    sections, tag = program.sections, 0
+    if not isinstance(sections, Sections):
+        for section in sections:
+            found, count = _projected(program, section.actions, rank, tag)
+            tag += count
+            yield from found
+        return
+    # What a template is to one rank is found once; between micro-batches numbers alone differ.
+    known: dict[int, tuple[list[Instruction], int]] = {}
+    for block, which in zip(sections.blocks, sections.which, strict=True):
+        if which not in known:
+            known[which] = _projected(program, sections.templates[which], rank, 0)
+        found, count = known[which]
+        yield from (_placed(each, block, tag) for each in found)
+        tag += count
+
+
+def _projected(program: Program, actions: Sequence[Action], rank: int, tag: int) -> tuple[list[Instruction], int]:
+    """(instructions of one rank, how many tags the actions use up)."""
+    found: list[Instruction] = []
+    first = tag
+    for action in actions:
+        if isinstance(action, Transfer) or (isinstance(action, Move) and action.kind == "exchange"):
+            tag += 1
+        instruction = _project(program, action, rank, tag)
+        if instruction is not None:
+            found.append(instruction)
+    return found, tag - first
+
+
+def _placed(instruction: Instruction, block: Block | None, tag: int) -> Instruction:
+    """An instruction of a template, for the block's micro-batch and with tags that follow those before."""
+    micro_batch = LASTING if block is None else block.micro_batch
+
+    def at(buffer: Buffer) -> Buffer:
+        return buffer._replace(micro_batch=micro_batch) if buffer.micro_batch == HERE else buffer
+
+    match instruction:
+        case RunPart(run, what, _, saved, place):
+            return RunPart(run, what, micro_batch, saved, place)
+        case Collective(kind, group, source, target, dim, split, reduction, shape, dtype):
+            return Collective(kind, group, at(source), at(target), dim, split, reduction, shape, dtype)
+        case Exchange(source, target, sends, receives, keeps, shape, dtype, own):
+            ends = (None if source is None else at(source), None if target is None else at(target))
+            return Exchange(*ends, sends, receives, keeps, shape, dtype, tag + own)
+        case Local(kind, sources, targets, box, keep, value):
+            return Local(kind, tuple(map(at, sources)), tuple(map(at, targets)), box, keep, value)
 
 
 def _project(program: Program, action: Action, rank: int, tag: int) -> Instruction | None:

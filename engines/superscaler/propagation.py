@@ -93,6 +93,7 @@ def megatron(
         among: Operators that may be split; all by default.
         lookups: Whether look-ups are split on the rows of their table.
     """
+    place = {op.name: number for number, op in enumerate(graph.ops)}
     allowed = None if among is None else frozenset(among)
     found: dict[str, str] = {}
     split: dict[str, int] = {}
@@ -103,7 +104,7 @@ def megatron(
         if allowed is not None and op.name not in allowed:
             continue
         for name in _starts(graph, op, lookups=lookups):
-            region = _region(graph, op, name, fit, found, allowed) if fit(op, name) else None
+            region = _region(graph, op, name, fit, found, allowed, place) if fit(op, name) else None
             if region is not None:
                 found.update(region)
                 _mark(op, name, split)
@@ -136,12 +137,12 @@ def _region(
     fit: Callable[[Op, str], bool],
     found: Mapping[str, str],
     allowed: frozenset[str] | None,
+    place: Mapping[str, int],
 ) -> dict[str, str] | None:
     """Operators from a start to the sums that end it, with their identifiers; None if one of them cannot go along."""
     region = {start.name: name}
     split: dict[str, int] = {}
     _mark(start, name, split)
-    place = {op.name: number for number, op in enumerate(graph.ops)}
     pending = sorted(
         {reader for t in start.outputs if t in split for reader in graph.consumers.get(t, ())}, key=place.get
     )

@@ -25,8 +25,6 @@ NAMED = (
 """Plans that are built, not searched, out of op-trans, op-assign and op-order."""
 PLANS = (*SPACES, *NAMED, "by-hand")
 
-_LABELS = ("plan",)
-
 
 class Spec(EngineSpec):
     """Plan a model for some devices, prove the plan, and run or predict a training step of it."""
@@ -71,32 +69,24 @@ class Spec(EngineSpec):
 
     VERSION: ClassVar[str] = "1"
     METRICS: ClassVar[tuple[Metric, ...]] = (
-        Metric("step_time", "s", MetricKind.TIME, Better.LOWER, "One training step of the slowest rank", _LABELS),
+        Metric("step_time", "s", MetricKind.TIME, Better.LOWER, "One training step of the slowest rank"),
         Metric(
-            "samples_per_second", "1/s", MetricKind.RATE, Better.HIGHER, "Samples of the batch over the step time",
-            _LABELS,
-        ),
+            "samples_per_second", "1/s", MetricKind.RATE, Better.HIGHER, "Samples of the batch over the step time"),
         Metric(
             "peak_memory", "B", MetricKind.BYTES, Better.LOWER,
-            "Most bytes of values that a device holds at once, on the device with the most", _LABELS,
-        ),
+            "Most bytes of values that a device holds at once, on the device with the most"),
         Metric(
             "bubble_fraction", "", MetricKind.RATIO, Better.LOWER,
-            "Share of the step in which a device neither computes nor takes part in a collective, on average", _LABELS,
-        ),
+            "Share of the step in which a device neither computes nor takes part in a collective, on average"),
         Metric(
             "sent", "B", MetricKind.BYTES, Better.LOWER,
-            "Bytes that a rank sends in a step, on the rank that sends most; predicted ones must be these exactly",
-            _LABELS,
-        ),
+            "Bytes that a rank sends in a step, on the rank that sends most; predicted ones must be these exactly"),
         Metric(
             "difference", "", MetricKind.RATIO, Better.LOWER,
             "Largest difference of a loss, gradient or parameter to one device's after two steps, over the largest "
-            "element of its tensor; real runs only", _LABELS,
-        ),
+            "element of its tensor; real runs only"),
         Metric(
-            "loss", "", MetricKind.SCORE, Better.LOWER, "Mean loss of the first step; equal for every plan", _LABELS,
-        ),
+            "loss", "", MetricKind.SCORE, Better.LOWER, "Mean loss of the first step; equal for every plan"),
     )  # fmt: skip
 
     def ranks(self) -> int:

@@ -297,7 +297,8 @@ class _Builder:
             else:
                 made = self._registered(given, emit, schema, place)
         except (OperatorError, AnnotationError) as error:
-            raise TraceError(f"{place}: {packet}: {error}") from error
+            said = str(error) if packet in str(error) else f"{packet}: {error}"
+            raise TraceError(f"{place}: {said}") from error
         for tensor, result in zip(made, results, strict=True):
             self.strides.setdefault(tensor.name, tuple(result.stride()))
         self.values[node] = made[0] if not isinstance(node.meta["val"], list | tuple) else made

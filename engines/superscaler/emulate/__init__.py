@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from emulation import layout
+from engines.superscaler.cluster import model_of
 from engines.superscaler.emulate.box import box
 from engines.superscaler.emulate.kernels import Kernels
 from engines.superscaler.emulate.lowering import Lowering, Told
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["Estimate", "Lowered", "Told", "estimate", "seconds", "traffic", "workload"]
 
 Form = Literal["auto", "ranks", "folded"]
+EXACT = 256
+"""Devices up to which every message goes from whom to whom the plan says; see `targets.OnBox`."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +76,14 @@ def workload(program: Program, profile: Profile, *, precision: Precision | None 
         profile: on what; device n of the plan is the n-th accelerator (or processor, where there is none).
         precision: in which numbers; by default those of the graph.
         form: `ranks` for a node per rank, `folded` for items over a box of ranks; `auto` folds where all meshes are
-            slices of one box and the ranks are accelerators.
+            slices of one box and the ranks are accelerators, and spreads messages evenly on more than `EXACT` of them.
 
     Raises:
         PlanError: the cluster has too few devices; or `folded` was asked for, and the meshes are not slices of one box.
     """
     precision = precision or Precision()
     there = layout.devices(profile)
-    accelerators, there = bool(there), there or layout.processors(profile)
+    there = there or layout.processors(profile)
     needed = max(program.plan.devices) + 1
     if needed > len(there):
         raise PlanError(
@@ -88,11 +91,14 @@ def workload(program: Program, profile: Profile, *, precision: Precision | None 
             " a larger profile"
         )
     devices = {device: there[device] for device in program.plan.devices}
-    made = box(_meshes(program)) if form != "ranks" and (accelerators or form == "folded") else None
+    # Processes share the cores of their host, so that the emulator would take a program apart again.
+    folds = form == "folded" or (form == "auto" and all(model_of(profile, n).kind == "gpu" for n in devices.values()))
+    made = box(_meshes(program)) if folds else None
     if made is None and form == "folded":
         shapes = sorted({" x ".join(map(str, mesh.shape)) for mesh in _meshes(program)})
         raise PlanError(f"meshes of {', '.join(shapes)} are not slices of one box: use the form `ranks`")
-    target = OnBox(made, devices, program.plan.name) if made else OnRanks(devices, program.plan.name)
+    even = form == "auto" and len(devices) > EXACT
+    target = OnBox(made, devices, program.plan.name, even=even) if made else OnRanks(devices, program.plan.name)
     lowering = Lowering(program, target, Kernels(program, precision), Sizes(program, precision), precision)
     lowering.lower()
     told = tuple(told for handle, told in enumerate(lowering.told) for _ in target.nodes(handle))

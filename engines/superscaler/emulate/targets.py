@@ -9,6 +9,7 @@ ranks, because the emulator folds those that do the same.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
@@ -125,9 +126,13 @@ class OnBox:
         box: that all meshes are slices of.
         devices: names of the plan's devices.
         name: of the program.
+        even: whether messages that set every rank apart (a tied embedding's gradient, scattered from one end of a
+            pipeline to the other) go to the ranks at the senders' own places instead, where every rank sends and
+            receives as much as before. The ranks then stay alike, so that a thousand of them can be folded.
     """
 
-    def __init__(self, box: Box, devices: Mapping[int, str], name: str = "") -> None:
+    def __init__(self, box: Box, devices: Mapping[int, str], name: str = "", *, even: bool = False) -> None:
+        self._even = even
         axes = tuple(zip(box.names, box.sizes, strict=True))
         self.work = folded.Program(folded.Mesh(axes, tuple(devices[number] for number in box.devices)), name)
         self._box = box
@@ -148,7 +153,7 @@ class OnBox:
         """See `Target`: messages that differ only by a shift along some axes of the box become one item."""
         key, earlier = tuple(messages), list(after)
         if key not in self._routes:
-            self._routes[key] = self._between(key)
+            self._routes[key] = self._between(self._evenly(key) if self._even else key)
         return [
             self.work.transfer(source, target, nbytes, after=earlier, name=name)
             for source, target, nbytes in self._routes[key]
@@ -163,6 +168,19 @@ class OnBox:
             there = self._box.place(mesh)
             self._places[mesh] = (self.work.mesh.block(**dict(there.fixed)), there.axes)
         return self._places[mesh]
+
+    def _evenly(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+        """As many bytes from and to every rank, each to the one at its own place; or as they are, if they differ."""
+        sent: Counter[int] = Counter()
+        received: Counter[int] = Counter()
+        for source, target, nbytes in messages:
+            sent[source] += nbytes
+            received[target] += nbytes
+        equal = len({*sent.values(), *received.values()}) == 1 and len(sent) == len(received)
+        if not equal or sent.keys() & received.keys():
+            return messages
+        ends = zip(sorted(sent), sorted(received), strict=True)
+        return tuple(Message(source, target, sent[source]) for source, target in ends)
 
     def _between(self, messages: tuple[Message, ...]) -> list[tuple[Block, Block, int]]:
         ends = np.array([[self._position[m.source], self._position[m.target]] for m in messages]).reshape(-1, 2)

@@ -89,7 +89,7 @@ def _fields(ranks: int, shape: Shape, rate: float, latency: float, tables: list[
         "name": f"links-{shape.rate // 10**6}mbit",
         "description": "Network namespaces of one machine, joined by links of limited rate",
         "sources": {
-            "links": "single gloo collectives and messages, timed between processes in namespaces; medians",
+            "links": "single gloo collectives and messages, timed between processes in namespaces; first quartiles",
             "limit": "rate set with a token bucket at both ends of every link",
             "nominal": "of no matter: runs are replaced by sleeps of the length that this profile says",
         },

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.api import HarnessError
@@ -82,9 +83,7 @@ class Network:
         """IPv4 address of a rank."""
         return f"10.77.0.{rank + 1}"
 
-    def start(
-        self, rank: int, command: Sequence[str], env: Mapping[str, str] | None = None
-    ) -> subprocess.Popen[bytes]:
+    def start(self, rank: int, command: Sequence[str], env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
         """Start a process in a rank's namespace; it is killed when the network is closed."""
         process = subprocess.Popen(
             [*self._inside(self._holders[1 + rank]), "setpriv", "--pdeathsig", "KILL", *command],
@@ -130,10 +129,10 @@ class Network:
 
     @staticmethod
     def _wait(holder: subprocess.Popen[bytes]) -> None:
-        own = os.readlink("/proc/self/ns/net")
+        own = Path("/proc/self/ns/net").readlink()
         limit = time.monotonic() + WAIT
         while time.monotonic() < limit and holder.poll() is None:
-            if os.readlink(f"/proc/{holder.pid}/ns/net") != own:
+            if Path(f"/proc/{holder.pid}/ns/net").readlink() != own:
                 return
             time.sleep(0.005)
         raise HarnessError("a network namespace did not come up")

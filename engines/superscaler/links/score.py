@@ -46,9 +46,7 @@ class Score:
     def tau(self) -> float:
         """Kendall's tau-a: how far the two orders of the plans agree, from -1 to 1."""
         pairs = list(combinations(sorted(self.measured), 2))
-        signs = (
-            (self.predicted[a] - self.predicted[b]) * (self.measured[a] - self.measured[b]) for a, b in pairs
-        )
+        signs = ((self.predicted[a] - self.predicted[b]) * (self.measured[a] - self.measured[b]) for a, b in pairs)
         return sum((sign > 0) - (sign < 0) for sign in signs) / len(pairs)
 
 
@@ -60,17 +58,16 @@ def score(programs: Mapping[str, Program], profile: Profile, ranks: int, shape: 
         PlanError: a program is for more ranks.
     """
     predicted = {name: emulate.seconds(program, profile).seconds for name, program in programs.items()}
-    taken = measure(ranks, shape, [step(program, profile, ranks) for program in programs.values()])
+    taken = measure(ranks, shape, [step(program, profile) for program in programs.values()])
     return Score(predicted, dict(zip(programs, taken, strict=True)))
 
 
-def step(program: Program, profile: Profile, ranks: int) -> Step:
-    """What the ranks are to do; those that a program does not use do nothing."""
-    used = set(program.plan.devices)
-    lists = tuple(project(program, rank) if rank in used else () for rank in range(ranks))
+def step(program: Program, profile: Profile) -> Step:
+    """What the ranks are to do, computing for as long as the profile says."""
+    lists = (project(program, rank) for rank in program.plan.devices)
     passes = {(i.run, i.what) for each in lists for i in each if isinstance(i, RunPart)}
     kernels = Kernels(program, Precision())
-    return Step(lists, tuple((key, _computing(kernels, *key, profile)) for key in sorted(passes)))
+    return Step(program, tuple((key, _computing(kernels, *key, profile)) for key in sorted(passes)))
 
 
 def _computing(kernels: Kernels, run: int, what: str, profile: Profile) -> float:

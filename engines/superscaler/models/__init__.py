@@ -79,6 +79,44 @@ def preset(name: str, size: str, **options: Any) -> tuple[torch.nn.Module, tuple
     return build(name, **{**dict(sizes[size]), **options})
 
 
+SMALL: Mapping[str, Mapping[str, int]] = {
+    "gpt": {"sequence": 32, "vocabulary": 64},
+    "t5": {"sequence": 32, "target_sequence": 32, "vocabulary": 64, "buckets": 8},
+    "swin": {"window": 2, "classes": 64},
+    "evoformer": {"sequences": 32, "residues": 32, "outer": 4, "words": 22, "bins": 16},
+}
+"""What `shrunk` sets; dims that plans split divide by up to 32 devices."""
+PER_HEAD = 2
+"""Width of one head in a shrunk model."""
+
+
+def shrunk(name: str, size: str, shape: Mapping[str, Any]) -> dict[str, Any]:
+    """Sizes of a model with the same operators, small enough to compute in float64.
+
+    Layers, heads and the batch stay, because operators and their splits belong to them; widths and lengths shrink.
+
+    Raises:
+        ModelError: there is no such model or preset, or nobody has said how to shrink this one.
+    """
+    if name not in SMALL:
+        raise ModelError(f"a {name} of this size is too large to compute, and there is no rule to shrink it by")
+    if size:
+        preset_sizes = presets(name)
+        if size not in preset_sizes:
+            raise ModelError(f"model {name!r} has no preset {size!r}; it has {', '.join(preset_sizes)}")
+        shape = {**preset_sizes[size], **shape}
+    full = _module(name).Shape(**shape)._asdict()
+    small = {**full, **{field: min(full[field], most) for field, most in SMALL[name].items()}}
+    if name == "swin":
+        # As many windows as before.
+        small["image"] = full["image"] // full["window"] * small["window"]
+    widths = {"hidden": "heads", "msa": "msa_heads", "pair": "pair_heads"}
+    small |= {width: PER_HEAD * full[heads] for width, heads in widths.items() if width in full}
+    if "inner" in full:
+        small["inner"] = 2 * small["hidden"]
+    return small
+
+
 def presets(name: str) -> Mapping[str, Mapping[str, Any]]:
     """Published sizes of a model, by name."""
     found: Mapping[str, Mapping[str, Any]] = _module(name).PRESETS

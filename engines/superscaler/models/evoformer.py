@@ -169,7 +169,7 @@ class Model(nn.Module):
         self.distance_head = nn.Linear(shape.pair, shape.bins)
 
     def forward(
-        self, msa: torch.Tensor, target: torch.Tensor, words: torch.Tensor, distances: torch.Tensor
+        self, msa: torch.Tensor, target: torch.Tensor, masked: torch.Tensor, distances: torch.Tensor
     ) -> torch.Tensor:
         """Words (batch, sequences, residues) and of the protein itself (batch, residues); what to find -> mean loss."""
         rows, pairs = self._embedded(msa, target)
@@ -182,7 +182,7 @@ class Model(nn.Module):
         rows, pairs = self._stack(rows, pairs)
         word_scores = self.word_head(rows).float().permute(0, 3, 1, 2)
         distance_scores = self.distance_head(pairs).float().permute(0, 3, 1, 2)
-        return functional.cross_entropy(word_scores, words) + functional.cross_entropy(distance_scores, distances)
+        return functional.cross_entropy(word_scores, masked) + functional.cross_entropy(distance_scores, distances)
 
     def _embedded(self, msa: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return self.words(msa), self.left(target).unsqueeze(2) + self.right(target).unsqueeze(1)

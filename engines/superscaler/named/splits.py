@@ -19,14 +19,12 @@ if TYPE_CHECKING:
 
 def apply(draft: Draft, found: Mapping[str, str], axis: str) -> None:
     """Make splits rules of a draft."""
+    by_name: dict[str, list[str]] = {}
     for op, name in found.items():
         if name:
-            transformation.partition(draft, _exact(op), name, axis)
-
-
-def _exact(op: str) -> str:
-    """A pattern that matches one name alone."""
-    return op.replace("[", "[[]")
+            by_name.setdefault(name, []).append(op)
+    for name, ops in by_name.items():
+        transformation.partition(draft, ops, name, axis)
 
 
 def data(graph: Graph, degree: int, name: str, *, experts: bool = False) -> dict[str, str]:
@@ -51,7 +49,8 @@ def _experts(graph: Graph, degree: int, plan: str) -> dict[str, str]:
         weights = [t for t in op.inputs if graph.tensors[t].role == "parameter" and len(graph.tensors[t].shape) >= 3]
         others = {name for t, names in dims.items() if t not in weights for name in names}
         for weight in weights:
-            if dims[weight] and dims[weight][0] in others:
+            summed = any(name in op.annotation.reductions and name in others for name in dims[weight])
+            if summed and dims[weight][0] in others:
                 found[op.name] = dims[weight][0]
     if not found:
         raise PlanError(f"plan {plan!r}: the model has no operator with one weight per expert")

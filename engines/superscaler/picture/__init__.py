@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engines.superscaler.picture.chart import svg
-from engines.superscaler.picture.reasons import Candidate, why
+from engines.superscaler.picture.reasons import Candidate, why, why_found
 from engines.superscaler.picture.spans import Span, slices, spans
 from engines.superscaler.picture.table import Row, rows, text
 from engines.superscaler.picture.terminal import sketch
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from engines.superscaler.memory import DeviceMemory
     from engines.superscaler.program import Program
 
-__all__ = ["Candidate", "Row", "Span", "rows", "sketch", "slices", "spans", "svg", "text", "why", "write"]
+__all__ = ["Candidate", "Row", "Span", "rows", "sketch", "slices", "spans", "svg", "text", "why", "why_found", "write"]
 
 
 def write(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from emulation import layout
 from emulation.units import render
 from engines.superscaler import memory as counting
+from engines.superscaler.cluster import model_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -165,7 +166,7 @@ def _memory(
         first = program.plan.order[0]._replace(stage=stage, what="B")
         axes.plot(xs, ys, color=colour(first, len(program.plan.stages)), linewidth=1.2)
     there = layout.devices(profile) or layout.processors(profile)
-    room = counting.usable(profile, counting.model_of(profile, there[0]))
+    room = counting.usable(profile, model_of(profile, there[0]))
     highest = max((one.peak.total for one in memory), default=0)
     if highest > room / 4:
         axes.axhline(room, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))

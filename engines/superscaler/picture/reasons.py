@@ -10,6 +10,8 @@ from emulation.units import render
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from engines.superscaler.search.searching import Found
+
 SHARES = {
     "compute": "computing",
     "collective": "collectives",
@@ -53,6 +55,13 @@ def why(winner: Candidate, others: Sequence[Candidate]) -> str:
         f"{one.name}: cannot be done: {one.problem}" for one in sorted(others, key=lambda o: o.name) if one.problem
     ]
     return "\n".join(lines)
+
+
+def why_found(found: Found, *, shares: Mapping[str, float] | None = None, bubble: float = 0.0) -> str:
+    """The same of what a search found; `shares` and `bubble` are those of the winner's emulation."""
+    winner = Candidate(found.plan.name or "this plan", found.seconds, max(found.memory), shares or {}, bubble)
+    others = [Candidate(other.name, other.seconds, other.memory) for other in found.runners_up]
+    return why(winner, [*others, *(Candidate(name, problem=reason) for name, reason in found.refused)])
 
 
 def _shares(one: Candidate) -> str:

@@ -7,11 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from engines.superscaler.graph import BYTES
-from engines.superscaler.redistribution.steps import Crossing, Step, ring, traffic
+from engines.superscaler.redistribution.steps import Crossing, Step, lacked, ring, traffic
 
 Prices = Callable[[Step | Crossing, tuple[int, ...], str], float]
 """(step, shape of the whole tensor, dtype) -> its cost, in whatever unit all of them have. Must be hashable, pure, and
 of collectives depend on no more than their kind, groups and the size of what a rank holds."""
+
+
+MANY = 64
+"""Ranks from which on an exchange is priced by what is received: senders are balanced, and finding them takes long."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class Bytes:
             return self.local
         if isinstance(step, Step) and step.kind != "exchange":
             return ring(step.kind, step.size, math.prod(step.before.local_shape(shape))) * width + self.hop
+        if isinstance(step, Step) and step.mesh.size > MANY:
+            return lacked(step, shape) * width + 2 * self.hop
         return max(map(max, traffic(step, shape).values())) * width + 2 * self.hop
 
 

@@ -58,6 +58,20 @@ def received(step: Step | Crossing, shape: tuple[int, ...]) -> dict[int, int]:
     return {rank: into for rank, (_, into) in traffic(step, shape).items()}
 
 
+def lacked(step: Step | Crossing, shape: tuple[int, ...]) -> int:
+    """Elements that the rank which lacks most receives in an exchange; without looking for who sends them."""
+    before = {device: (box, part) for device, box, part in step.before.held(shape)}
+    most = 0
+    for device, box, (part, parts) in step.after.held(shape):
+        own, (index, addends) = before.get(device, (None, next(iter(before.values()))[1]))
+        mine = range(-(-part * addends // parts), -(-(part + 1) * addends // parts))
+        need = len(mine) * math.prod(stop - start for start, stop in box)
+        if own is not None and index in mine:
+            need -= math.prod(max(0, min(b, d) - max(a, c)) for (a, b), (c, d) in zip(box, own, strict=True))
+        most = max(most, need)
+    return most
+
+
 def traffic(step: Step | Crossing, shape: tuple[int, ...]) -> dict[int, tuple[int, int]]:
     """Elements that every rank sends and receives."""
     if isinstance(step, Crossing) or step.kind == "exchange":

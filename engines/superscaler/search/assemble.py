@@ -76,6 +76,7 @@ def propose(
     split = range(len(stages)) if schedule == "zero-bubble" else ()
     pipeline = Pipeline.of(bench.graph, stages, micro_batches, split=split)
     order = _order(schedule, len(stages), micro_batches, meshes)
+    orders.check(pipeline, order)
     costs = [
         total([piece.candidate.solution.units[unit] for unit in range(piece.first, piece.stop)]) for piece in pieces
     ]
@@ -112,6 +113,8 @@ def _order(schedule: str, stages: int, micro_batches: int, meshes: Sequence[tupl
     if schedule == "interlaced":
         shared = [number for number, group in enumerate(meshes) if len(group) == max(map(len, meshes))]
         return tuple(orders.interlaced(stages, micro_batches, shared))
+    if schedule == "3f1b":
+        return tuple(orders.recycling(stages, micro_batches, stages // len(set(meshes))))
     made = {"gpipe": orders.gpipe, "zero-bubble": orders.zero_bubble}.get(schedule, orders.one_f_one_b)
     return tuple(made(stages, micro_batches))
 

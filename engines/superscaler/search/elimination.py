@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Table = NDArray[np.float64]
 
-LARGEST = 4_000_000
+LARGEST = 16_000_000
 """Entries of a table that elimination may make."""
 
 

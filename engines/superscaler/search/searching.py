@@ -11,6 +11,7 @@ from engines.superscaler.layout import Mesh
 from engines.superscaler.precision import Precision
 from engines.superscaler.search import assemble, presets, retiming
 from engines.superscaler.search.coshard import WORTH, sharded
+from engines.superscaler.search.elimination import LARGEST
 from engines.superscaler.search.inter import Candidate, Piece, cut
 from engines.superscaler.search.intra import frontier, total
 from engines.superscaler.search.problem import Bench, Setting
@@ -202,6 +203,8 @@ def proposed(
     found = list(searching.pipelines())
     if "interlaced" in space.families:
         found += searching.interlaced()
+    if "3f1b" in space.families:
+        found += searching.recycled()
     if not found:
         raise PlanError(searching.lack())
     return found, costs
@@ -221,7 +224,9 @@ class _Search:
         if size == 1 or most == 1:
             return [(size,)]
         prime = _factors(size)
-        if len(prime) <= most and size <= FINEST:
+        # An operator with two neighbours makes a table over three sets of options.
+        widest = max(len(op.annotation.splittable()) + 1 for op in self.bench.graph.ops)
+        if len(prime) <= most and size <= FINEST and widest ** (3 * len(prime)) <= LARGEST:
             return [tuple(prime)]
         return [(size // inner, inner) for inner in _divisors(size) if 1 < inner < size and inner <= 2 * SMALL]
 
@@ -358,6 +363,51 @@ class _Search:
                 one = self._proposal([*ends, *middle, *tail], meshes, "interlaced", f"{stages} x {size}")
                 if max(one.memory) <= self.capacity:
                     yield one
+
+    def passes(self) -> list[list[int]]:
+        """Units of each pass over the same layers: a new one begins where a layer comes again."""
+        found: list[list[int]] = [[]]
+        seen: set[str] = set()
+        for number, unit in enumerate(self.bench.units):
+            if unit.is_layer and unit.name in seen:
+                # What came since the last layer leads into this pass.
+                lead = [own for own in found[-1] if own > max(n for n in found[-1] if self.bench.units[n].is_layer)]
+                found[-1] = [own for own in found[-1] if own not in lead]
+                found.append(lead)
+                seen = set()
+            if unit.is_layer:
+                seen.add(unit.name)
+            found[-1].append(number)
+        return found
+
+    def recycled(self) -> Iterator[Proposal]:
+        """Every pass over the layers in as many stages, on the same devices: only the last one is differentiated."""
+        passes = self.passes()
+        counts = {sum(self.bench.units[unit].is_layer for unit in own) for own in passes}
+        if len(passes) == 1 or len(counts) > 1:
+            return
+        for size in self.sizes():
+            stages = self.devices // size
+            if stages < 2 or min(counts) < stages:
+                continue
+            for one in self.candidates(size):
+                pieces = [
+                    Piece(first, stop, one) for own in passes for first, stop in self._even(own, stages, min(counts))
+                ]
+                meshes = [tuple(range(n * size, (n + 1) * size)) for _ in passes for n in range(stages)]
+                made = self._proposal(pieces, meshes, "3f1b", f"{len(passes)} passes of {stages} x {size}")
+                if max(made.memory) <= self.capacity:
+                    yield made
+
+    def _even(self, units: Sequence[int], stages: int, layers: int) -> list[tuple[int, int]]:
+        """(first, stop) of stages with as many layers each as possible; the rest goes with its neighbours."""
+        starts, seen = [units[0]], 0
+        for unit in units:
+            if self.bench.units[unit].is_layer:
+                if seen and seen * stages // layers != (seen - 1) * stages // layers:
+                    starts.append(unit)
+                seen += 1
+        return list(zip(starts, [*starts[1:], units[-1] + 1], strict=True))
 
     def lack(self) -> str:
         """Which stage lacks how much, in the plan that comes nearest to fitting."""

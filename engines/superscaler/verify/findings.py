@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ LEVELS: Mapping[int, str] = {
     1: "every value is whole, once, in its place",
     2: "communication meets, without deadlock",
     3: "equal to one device, in float64",
-    4: "equal to one device, on processes",
+    4: "equal to one device, on processes",  # found by whoever starts them, and entered in the same report
 }
 INVARIANTS: Mapping[str, str] = {
     "I1": "every value that is read is whole: nothing is lost, nothing counted twice",
@@ -66,8 +66,6 @@ class Report:
     instructions: int
     notes: tuple[str, ...] = ()
     """What was not checked, and why; what was checked on representatives alone."""
-    peak: Mapping[int, int] = field(default_factory=dict)
-    """Bytes that the buffers of each rank take at most, weights included."""
 
     @property
     def ok(self) -> bool:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from engines.superscaler.verify.values import (
     Conflict,
     Region,
-    Term,
     Value,
     added,
     combined,
@@ -284,6 +283,3 @@ def at(value: Value, micro_batch: int) -> Value:
     return value._replace(
         regions=tuple(region._replace(content=relabelled(region.content, micro_batch)) for region in value.regions)
     )
-
-
-__all__ = ["ANY", "Footprint", "Term", "Trace", "at", "box_of", "footprint", "ranges", "relabelled"]

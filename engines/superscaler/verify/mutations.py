@@ -66,6 +66,15 @@ class Sound:
                     found.setdefault((step.group, number), {})[rank] = index
         return tuple(tuple((rank, at[rank]) for rank in group) for (group, _), at in found.items())
 
+    @cached_property
+    def alike(self) -> dict[tuple[str, Buffer, Buffer], list[tuple[tuple[int, int], ...]]]:
+        """Calls by what they are of: one step of a mesh is called by several groups side by side."""
+        found: dict[tuple[str, Buffer, Buffer], list[tuple[tuple[int, int], ...]]] = {}
+        for members in self.collectives:
+            step = self.call(members)
+            found.setdefault((step.kind, step.source, step.target), []).append(members)
+        return found
+
     def call(self, members: Sequence[tuple[int, int]]) -> Collective:
         """What the first member calls."""
         step = self.lists[members[0][0]][members[0][1]]
@@ -179,12 +188,7 @@ def _backward_unreduced(sound: Sound) -> Iterator[tuple[str, Edit]]:
 
 
 def _wrong_group(sound: Sound) -> Iterator[tuple[str, Edit]]:
-    # The same step of a whole mesh is called by several groups side by side: give their members other partners.
-    alike: dict[tuple[str, Buffer, Buffer], list[tuple[tuple[int, int], ...]]] = {}
-    for members in sound.collectives:
-        step = sound.call(members)
-        alike.setdefault((step.kind, step.source, step.target), []).append(members)
-    for (kind, source, _), calls in alike.items():
+    for (kind, source, _), calls in sound.alike.items():
         ranks = [rank for members in calls for rank, _ in members]
         size_ = len(calls[0])
         if len(calls) != size_ or len(set(ranks)) < len(ranks) or any(len(members) != size_ for members in calls):
@@ -250,11 +254,14 @@ def _wrong_dtype(sound: Sound) -> Iterator[tuple[str, Edit]]:
 
 
 def _wrong_dim(sound: Sound) -> Iterator[tuple[str, Edit]]:
-    for where, members in sound.of_kind("all-gather"):
-        step = sound.call(members)
+    # In all groups side by side: the members of one alone may need no more than the first member's part, which lies
+    # where it should. All of them together need the whole tensor.
+    for calls in sound.alike.values():
+        step = sound.call(calls[0])
         for dim in range(len(step.shape)):
-            if dim != step.dim:
-                yield where, sound.edit({at: (replace(step, dim=dim),) for at in members})
+            if step.kind == "all-gather" and dim != step.dim:
+                changes = {at: (replace(sound.call(members), dim=dim),) for members in calls for at in members}
+                yield f"all-gather of {step.source} along {dim}", sound.edit(changes)
 
 
 # --- messages ---------------------------------------------------------------------------------------------------------

@@ -25,13 +25,12 @@ def test_the_plan_that_is_published_takes_what_aceso_predicts(published) -> None
     assert plan.seconds == pytest.approx(published["Aceso predicted"]["350M"], abs=0.01)
 
 
-def test_iteration_times_are_predicted_within_five_percent(published, record_property) -> None:
+@pytest.mark.slow
+def test_iteration_times_are_predicted_within_five_percent(published) -> None:
     found = compare(DATA, published["Aceso actual"])
-    for name, point in found.points.items():
-        record_property(name, f"{point.events:.2f} s, measured {point.actual:.2f} s, {point.error:+.1%}")
+    for point in found.points.values():
         assert point.events == pytest.approx(point.formula, rel=0.005)
         assert max(stage.memory for stage in point.plan.stages) <= LIMIT * 1.0001
-    record_property("MAPE", f"{found.mape:.2%}")
     assert found.mape <= 0.05
     assert max(abs(point.error) for point in found.points.values()) <= 0.08
 

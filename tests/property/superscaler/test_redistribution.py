@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines.superscaler.layout import Layout, Mesh
-from engines.superscaler.redistribution import between, lower_bound, pieces, sent_in_all, within
+from engines.superscaler.redistribution import Crossing, between, lower_bound, pieces, received, sent_in_all, within
 from engines.superscaler.redistribution.reference import carry_out, gathered, scattered
+from engines.superscaler.redistribution.steps import lacked
 
 MESHES = [(1,), (2,), (3,), (4,), (2, 2), (5,), (2, 3), (3, 2), (8,), (2, 4), (2, 2, 2), (3, 4), (4, 4), (1, 2, 1, 3)]
 
@@ -87,6 +88,14 @@ def test_steps_between_meshes_end_in_the_target(case, seed) -> None:
     parts = carry_out(steps, scattered(whole, source, seed), shape)
     assert np.array_equal(gathered(parts, target, shape), whole)
     assert sent_in_all(steps, shape) >= lower_bound(source, target, shape)
+
+
+@given(two_meshes())
+@settings(max_examples=50, deadline=None)
+def test_what_a_rank_lacks_is_what_it_receives(case) -> None:
+    source, target, shape = case
+    step = Crossing(source, target)
+    assert lacked(step, shape) == max(received(step, shape).values())
 
 
 @given(two_meshes())

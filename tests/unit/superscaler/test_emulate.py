@@ -9,6 +9,7 @@ import pytest
 from emulation.evaluate import simulate
 from engines.superscaler import emulate
 from engines.superscaler.emulate.box import box
+from engines.superscaler.emulate.targets import Message, OnBox
 from engines.superscaler.layout import Mesh
 from engines.superscaler.plan import Block
 from harness.api import PlanError
@@ -119,3 +120,26 @@ def test_busy_and_bubble_of_a_pipeline(nvlink):
     assert sum(estimate.stands_for.values()) == 8
     assert 0 < estimate.bubble < 1
     assert all(spent <= estimate.seconds for spent in estimate.busy.values())
+
+
+def test_messages_that_set_ranks_apart_can_be_spread_evenly():
+    found = box([Mesh((0, 1, 2, 3), (2, 2)), Mesh((4, 5, 6, 7), (2, 2))])
+    devices = {number: f"host0/gpu{number}" for number in range(8)}
+    crossed = [Message(source, 7 - source, 10) for source in range(4)]
+    exact, even = (OnBox(found, devices, even=even) for even in (False, True))
+    assert len(exact.messages(crossed, (), "m")) == 4
+    assert len(even.messages(crossed, (), "m")) == 1
+    assert even.work.items[0].nbytes == 10
+    # Where ranks send different amounts, they are not alike anyway.
+    uneven = [Message(0, 4, 10), Message(1, 5, 30)]
+    assert len(even.messages(uneven, (), "m")) == 2
+
+
+def test_processes_that_share_cores_are_emulated_rank_by_rank():
+    profile = load_profile("epyc-2-core-vm")
+    program = pipeline(2, 1, 1, micro_batches=2)
+    lowered = emulate.workload(program, profile)
+    assert len(lowered.told) == len(lowered.work.nodes)
+    estimate = emulate.estimate(lowered, simulate(lowered.work, profile))
+    assert estimate.stands_for == {0: 1, 1: 1}
+    assert 0 < estimate.bubble < 1

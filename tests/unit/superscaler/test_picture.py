@@ -94,3 +94,16 @@ def test_reasons_name_what_costs_the_runners_up():
     assert "computing 90%, collectives 10%" in lines[1]
     assert lines[2] == "tensor parallel: 1.5 s, 50.0% slower, 1 GiB more memory; 500 ms more of it for collectives."
     assert lines[3] == "data parallel: cannot be done: stage 0 needs 40 GiB"
+
+
+def test_reasons_of_a_search(drawn):
+    from engines.superscaler.search.searching import Found, RunnerUp
+
+    plan = drawn[0].plan
+    refused = (("DP", "stage 0 needs 40 GiB"),)
+    found = Found(plan, 1.0, (2**29, 2**30), (RunnerUp("1F1B", 1.25, 2**30),), 0.0, 2.0, "abstract", refused)
+    lines = picture.why_found(found, shares={"compute": 1.0}, bubble=0.25).splitlines()
+    assert lines[0] == "by hand: 1 s a step, 1 GiB on the fullest device."
+    assert lines[1].endswith("devices are idle 25% of the time.")
+    assert lines[2] == "1F1B: 1.25 s, 25.0% slower."
+    assert lines[3] == "DP: cannot be done: stage 0 needs 40 GiB"

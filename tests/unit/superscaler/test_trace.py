@@ -192,6 +192,15 @@ def test_what_cannot_be_planned_is_refused_with_its_line_and_what_to_do(function
     assert "test_trace.py:" in str(caught.value) or "the model returns" in str(caught.value)
 
 
+def test_torchs_own_transformer_is_traced_as_it_is() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, batch_first=True, norm_first=True)
+    encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+    graph, module, x = traced(lambda self, x: self.encoder((x @ self.weight)[None]).square().mean(), encoder=encoder)
+
+    assert torch.allclose(check.values(graph, module, (x,))[graph.loss].float(), module(x))
+    assert "n" in graph.by_name["encoder.layers.0.linear1"].annotation.splittable()
+
+
 def test_running_statistics_are_refused() -> None:
     with pytest.raises(TraceError, match="track_running_stats=False"):
         traced(lambda self, x: self.norm((x @ self.weight)[..., None, None]).mean(), norm=nn.BatchNorm2d(8))
