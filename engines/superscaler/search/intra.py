@@ -1,8 +1,7 @@
 """Every operator of a stage split for the least time, and what that comes to in each unit of the model.
 
 Memory enters at a price (a Lagrange multiplier): at price zero the solution is the fastest; as the price rises, what
-needs less memory wins. The optimum at a price is a lower bound of every plan that fits, so the gap of what is returned
-is known.
+needs less memory wins. A few prices are tried, so what is found need not be the best that fits.
 """
 
 from __future__ import annotations

@@ -68,7 +68,8 @@ class Found:
     runners_up: tuple[RunnerUp, ...]
     """Best first."""
     gap: float
-    """The splits of its stages are at most this part above the optimum of their problem."""
+    """How far its splits are above the optimum of the problem they solve, as a part of it: memory at a fixed price, not
+    under its limit. It says nothing of cuts, schedules or prices that were not tried."""
     searched: float
     """Seconds the search took; no part of what is equal in two equal searches."""
     source: str
@@ -189,6 +190,12 @@ def proposed(
     Raises:
         PlanError: none fits.
     """
+    asked = [
+        rule.pattern for rule in space.rules if rule.devices or rule.stage is not None or rule.recompute is not None
+    ]
+    if asked or space.order:
+        what = f"devices, stage or recompute (rules {', '.join(asked)})" if asked else "order"
+        raise PlanError(f"space {space.name!r} constrains {what}, which the search cannot keep to yet")
     if costs is None:
         from engines.superscaler.cost.abstract import Abstract
 

@@ -585,10 +585,14 @@ def _repeat_local(kind: str) -> Callable[[Sound], Iterator[tuple[str, Edit]]]:
 
 
 def _addend_missing(sound: Sound) -> Iterator[tuple[str, Edit]]:
+    # On all ranks: the copy of one alone may be of no use, where another rank's is what is sent on.
+    alike: dict[Local, list[tuple[int, int]]] = {}
     for rank, index, step in sound.steps("add"):
         if isinstance(step, Local) and len(step.sources) > 1:
-            new = replace(step, sources=step.sources[1:])
-            yield f"rank {rank}, {index}", sound.edit({(rank, index): (new,)})
+            alike.setdefault(step, []).append((rank, index))
+    for step, places in alike.items():
+        new = replace(step, sources=step.sources[1:])
+        yield f"{step.sources[0]} at {places}", sound.edit(dict.fromkeys(places, (new,)))
 
 
 def _mask_kept(sound: Sound) -> Iterator[tuple[str, Edit]]:

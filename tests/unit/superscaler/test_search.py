@@ -186,3 +186,10 @@ def test_a_damaged_record_is_refused(tmp_path):
     path.write_text("{}")
     with pytest.raises(PlanError, match="does not hold recorded costs"):
         read(path)
+
+
+def test_constraints_that_the_search_cannot_keep_are_refused(gpt, profile):
+    with pytest.raises(PlanError, match="constrains devices, stage or recompute"):
+        search(gpt, profile, devices=2, space=Space(rules=(Rule("linear", stage=0),)), retime=None)
+    with pytest.raises(PlanError, match="constrains order"):
+        search(gpt, profile, devices=2, space=Space(order=(("a", 0, "b", 1),)), retime=None)

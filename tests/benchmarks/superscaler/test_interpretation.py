@@ -1,0 +1,51 @@
+"""What interpreting a trace costs over plain PyTorch: one process, one device, the same model and optimizer."""
+
+import statistics
+import time
+
+import pytest
+import torch
+
+from engines.superscaler import models, trace
+from engines.superscaler.projection import project
+from engines.superscaler.runtime import reference
+from engines.superscaler.runtime.interpret import initial, named
+from engines.superscaler.runtime.interpreter import Rank
+from engines.superscaler.runtime.optimizer import Optimizer
+
+ROUNDS = 9
+
+
+@pytest.mark.slow
+def test_interpretation_over_plain_autograd(benchmark):
+    torch.set_num_threads(1)
+    module, example = models.build("gpt", hidden=256, heads=4, sequence=128, batch=4)
+    (step,) = reference.make_batches(example, 1, 1)
+    program = reference.whole(trace.trace(module, example))
+    rank = Rank(program, 0, project(program, 0), Optimizer(), dtype=torch.float32)
+    rank.place(*initial(module, torch.float32))
+    batch = named(program, step, torch.float32)
+    optimizer = Optimizer().make(module.parameters())
+
+    def interpreted():
+        assert not list(rank.step(batch))
+        rank.finish()
+
+    def plain():
+        optimizer.zero_grad()
+        module(*step[0]).backward()
+        optimizer.step()
+
+    def seconds(action):
+        begin = time.perf_counter()
+        action()
+        return time.perf_counter() - begin
+
+    interpreted()
+    plain()
+    # Turn and turn about, so that what else the machine does weighs on both.
+    ratios = [seconds(interpreted) / seconds(plain) for _ in range(ROUNDS)]
+    benchmark.extra_info["ratio"] = statistics.median(ratios)
+    benchmark.pedantic(interpreted, rounds=1)
+    # Far above what is aimed at (1.15): this is for the figure, and against blunders.
+    assert statistics.median(ratios) < 2
