@@ -101,7 +101,7 @@ CASES = {
     "engine without a name": ("schema: 1\nname: x\nengine: {sizes: [1 B]}\n", ["3:1 missing field 'name' in 'engine'; expected one of: rdma"]),
     "engine that is a word": ("schema: 1\nname: x\nengine: rdma\n", ["3:9 'engine' is the text 'rdma'; expected a mapping"]),
     "engine name that is a number": ("schema: 1\nname: x\nengine: {name: 3}\n", ["3:16 'engine.name' is the number 3"]),
-    "unknown engine": ("schema: 1\nname: x\nengine: {name: rdam}\n", ["3:16 no engine 'rdam'; expected one of: rdma, megatron; did you mean 'rdma'?"]),
+    "unknown engine": ("schema: 1\nname: x\nengine: {name: rdam}\n", ["3:16 no engine 'rdam'; expected one of: rdma, megatron, superscaler; did you mean 'rdma'?"]),
     "engine's cross-field check": ("schema: 1\nname: x\nengine:\n  name: rdma\n  sizes: [1 KiB, 3 B]\n", ["5:18 3 bytes are not a whole number of float32 elements"]),
     "unknown choice of an engine field": (HEAD + "  dtype: float3\n", ["6:10 'engine.dtype' is the text 'float3'; expected one of 'float64', 'float32'"]),
     "unknown hardware": (HEAD + "on: {hardware: laptpo}\n", ["6:16 no hardware profile 'laptpo'; expected one of: "]),
