@@ -103,6 +103,8 @@ CASES = {
     "engine name that is a number": ("schema: 1\nname: x\nengine: {name: 3}\n", ["3:16 'engine.name' is the number 3"]),
     "unknown engine": ("schema: 1\nname: x\nengine: {name: rdam}\n", ["3:16 no engine 'rdam'; expected one of: rdma, megatron, superscaler; did you mean 'rdma'?"]),
     "engine's cross-field check": ("schema: 1\nname: x\nengine:\n  name: rdma\n  sizes: [1 KiB, 3 B]\n", ["5:18 3 bytes are not a whole number of float32 elements"]),
+    "engine's check of a nested list": ("schema: 1\nname: x\nengine:\n  name: superscaler\n  plan: by-hand\n  by_hand:\n    stages:\n      - {ops: ['*'], axes: data}\n", ["8:28 axes are 'data'; expected names with degrees"]),
+    "engine's check that names the nearest": ("schema: 1\nname: x\nengine:\n  name: superscaler\n  plan: zero3\n", ["5:9 there is no plan 'zero3'; did you mean 'zero-3'?; expected one of search"]),
     "unknown choice of an engine field": (HEAD + "  dtype: float3\n", ["6:10 'engine.dtype' is the text 'float3'; expected one of 'float64', 'float32'"]),
     "unknown hardware": (HEAD + "on: {hardware: laptpo}\n", ["6:16 no hardware profile 'laptpo'; expected one of: "]),
     "hardware with a path": (HEAD + "on: {hardware: ../../etc/passwd}\n", ["6:16 no hardware profile '../../etc/passwd'"]),
