@@ -78,6 +78,37 @@ def _mark(op: Op, name: str, split: dict[str, int]) -> None:
             split[tensor] = dim
 
 
+def lead(graph: Graph, fit: Callable[[Op, str], bool], found: Mapping[str, str]) -> dict[str, str]:
+    """Split also what is made for readers that all split it on one dim: it is then divided earlier, not later.
+
+    Between the sum that ends a row-parallel product and the addition after it may stand views and permutations, which
+    follow nothing that is split; split like the addition, the sum is scattered at once and not made whole first.
+
+    Args:
+        graph: The model.
+        fit: See `fits`.
+        found: Operator -> identifier, '' where it is free.
+
+    Returns:
+        The same, with identifiers for some that were free.
+    """
+    result = dict(found)
+    for op in reversed(graph.ops):
+        if result.get(op.name) or len(op.outputs) != 1:
+            continue
+        wanted = {
+            reader.annotation.input_dim(number, result[name]) if result.get(name) else None
+            for name in graph.consumers.get(op.outputs[0], ())
+            for reader in (graph.by_name[name],)
+            for number, tensor in enumerate(reader.inputs)
+            if tensor == op.outputs[0]
+        }
+        dim = wanted.pop() if len(wanted) == 1 else None
+        if dim is not None and op.annotation.outputs[0][dim] and fit(op, op.annotation.outputs[0][dim][0]):
+            result[op.name] = op.annotation.outputs[0][dim][0]
+    return result
+
+
 def megatron(
     graph: Graph, fit: Callable[[Op, str], bool], among: Sequence[str] | None = None, *, lookups: bool = True
 ) -> dict[str, str]:

@@ -22,7 +22,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 class Shape(NamedTuple):
     """Sizes; the defaults are the tiny preset."""
 
-    batch: int = 2
+    batch: int = 8
     sequences: int = 8
     residues: int = 12
     blocks: int = 2

@@ -63,7 +63,7 @@ def divided(graph: Graph, name: str) -> tuple[list[Op], list[list[Op]]]:
     """(operators before the first pass that are differentiated, operators of each pass).
 
     Raises:
-        PlanError: the model is not applied more than once.
+        PlanError: the model is not applied more than once, or every time with gradients (a shared table, say).
     """
     active = differentiated(graph)
     count = 1 + max(cuts.call(op.name) for op in graph.ops)
@@ -78,6 +78,10 @@ def divided(graph: Graph, name: str) -> tuple[list[Op], list[list[Op]]]:
             before.append(op)
         else:
             passes[current].append(op)
+    if not all(any(cuts.weights_of(graph, op) for op in ops) for ops in passes):
+        raise PlanError(
+            f"plan {name!r}: the model has no recycled passes (what it applies several times has gradients every time)"
+        )
     return before, passes
 
 

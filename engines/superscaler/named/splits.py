@@ -46,14 +46,16 @@ def _experts(graph: Graph, degree: int, plan: str) -> dict[str, str]:
         dims = {
             tensor: [dim[0] for dim in op.annotation.inputs[number] if dim] for number, tensor in enumerate(op.inputs)
         }
-        weights = [t for t in op.inputs if graph.tensors[t].role == "parameter" and len(graph.tensors[t].shape) >= 3]
-        others = {name for t, names in dims.items() if t not in weights for name in names}
+        parameters = [t for t in op.inputs if graph.tensors[t].role == "parameter"]
+        weights = [t for t in parameters if len(graph.tensors[t].shape) >= 3]
+        # A convolution's bias has its weight's first dim as well: only what is not learned tells experts.
+        others = {name for t, names in dims.items() if t not in parameters for name in names}
         for weight in weights:
             summed = any(name in op.annotation.reductions and name in others for name in dims[weight])
             if summed and dims[weight][0] in others:
                 found[op.name] = dims[weight][0]
     if not found:
-        raise PlanError(f"plan {plan!r}: the model has no operator with one weight per expert")
+        raise PlanError(f"plan {plan!r}: the model has no experts (no operator with one weight per expert)")
     for op, name in found.items():
         size = graph.by_name[op].annotation.sizes[name]
         if size % degree:
@@ -68,7 +70,7 @@ def tensor(
     """Megatron's rule; with `tokens`, what it leaves to all devices is divided along the sequence.
 
     Raises:
-        PlanError: no operator can be split so.
+        PlanError: no operator can be split so, or there are no tokens to divide.
     """
     if degree == 1:
         return {}
@@ -79,5 +81,33 @@ def tensor(
         raise PlanError(f"plan {name!r}: no operator of the model can be split {degree} ways between two others")
     if not tokens:
         return found
-    dims = {t: 1 if len(graph.tensors[t].shape) < 4 else 2 for t in graph.inputs if len(graph.tensors[t].shape) > 1}
-    return {**propagation.follow(graph, fit, dims), **{op: x for op, x in found.items() if x}}
+    whole = {op: x for op, x in found.items() if x}
+    return propagation.lead(graph, fit, {**propagation.follow(graph, fit, _tokens(graph, degree, name)), **whole})
+
+
+def _tokens(graph: Graph, degree: int, plan: str) -> dict[str, int]:
+    """Tensors that have tokens -> along which dim: what the batch has behind its samples, or what patches are made of.
+
+    Raises:
+        PlanError: the model has no tokens, or they do not divide.
+    """
+    found: dict[str, int] = {}
+    for tensor in graph.inputs:
+        readers = [graph.by_name[op] for op in graph.consumers.get(tensor, ())]
+        if len(graph.tensors[tensor].shape) in (2, 3):
+            found[tensor] = 1
+        elif all(op.target == "conv2d" for op in readers):
+            # (batch, channels, rows, columns) of an image, and rows of patches are the tokens.
+            found.update({made: 2 for op in readers for made in op.outputs})
+    convolutions = {made for op in graph.ops if op.target == "conv2d" for made in op.outputs}
+    if not found or convolutions - set(found):
+        raise PlanError(f"plan {plan!r}: the model has no tokens that could be divided; plan 'tp' needs none")
+    for tensor, dim in found.items():
+        size = graph.tensors[tensor].shape[dim]
+        if size % degree:
+            allowed = ", ".join(str(d) for d in range(1, size + 1) if size % d == 0)
+            raise PlanError(
+                f"plan {plan!r}: {size} tokens (dim {dim} of {tensor!r}) cannot be divided over {degree} devices"
+                f" (allowed: {allowed})"
+            )
+    return found

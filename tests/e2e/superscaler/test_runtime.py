@@ -20,7 +20,7 @@ STEPS = 2
 # A gradient that is zero but for rounding must not decide where Adam moves a weight.
 OPTIMIZER = Optimizer(epsilon=1e-4)
 QUICK = {("gpt", 4), ("t5", 2), ("swin", 2)}
-QUICK_ON_8 = ("sp", "zero-3", "hybrid", "interlaced")
+QUICK_ON_8 = ("tp", "zero-3", "hybrid", "interlaced")
 
 
 def cases():
