@@ -16,7 +16,7 @@ from engines.superscaler.runtime.optimizer import Optimizer
 ROUNDS = 9
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 def test_interpretation_over_plain_autograd(benchmark):
     torch.set_num_threads(1)
     module, example = models.build("gpt", hidden=256, heads=4, sequence=128, batch=4)

@@ -25,7 +25,7 @@ def test_the_plan_that_is_published_takes_what_aceso_predicts(published) -> None
     assert plan.seconds == pytest.approx(published["Aceso predicted"]["350M"], abs=0.01)
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 def test_iteration_times_are_predicted_within_five_percent(published) -> None:
     found = compare(DATA, published["Aceso actual"])
     for point in found.points.values():

@@ -29,7 +29,7 @@ def cases():
         for model in ("gpt", "t5", "swin", "evoformer"):
             for plan in named.NAMES:
                 quick = plan in QUICK.get((model, size), ())
-                yield pytest.param(model, plan, size, marks=() if quick else pytest.mark.slow)
+                yield pytest.param(model, plan, size, marks=() if quick else pytest.mark.wide)
 
 
 @pytest.fixture(scope="module")
