@@ -73,7 +73,10 @@ def interpreted(job: Job, program: Program) -> tuple[Difference, str]:
         from engines.superscaler import models
         from engines.superscaler.job import traced
 
-        shape, size = models.shrunk(job.model, job.size, job.shape), ""
+        try:
+            shape, size = models.shrunk(job.model, job.size, job.shape), ""
+        except models.ModelError as error:
+            raise Unproven(f"{error}; `verify: static` proves the plan without numbers") from error
         graph = traced(job.model, size, tuple(sorted(shape.items())))
         program = preserve(graph, replace(job.plan, graph=graph.digest))
         what = "the model with smaller dims (" + ", ".join(f"{k} {v}" for k, v in shape.items()) + ")"

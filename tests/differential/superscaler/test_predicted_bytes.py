@@ -9,7 +9,6 @@ from engines.superscaler import dependency, emulate, memory, models, order, trac
 from engines.superscaler.layout import Mesh
 from engines.superscaler.plan import Plan, Stage
 from engines.superscaler.runtime.interpret import interpret
-from engines.superscaler.runtime.interpreter import Rank
 
 
 def _first(op, graph, degree):
@@ -44,24 +43,16 @@ def model(request):
 
 
 @pytest.mark.parametrize(("stages", "data"), [(1, 1), (1, 2), (2, 2)])
-def test_bytes_sent_and_held(model, stages, data, monkeypatch):
+def test_bytes_sent_and_held(model, stages, data):
     name, module, inputs, graph = model
     program = _program(graph, stages, data, 3)
-    live: dict[int, list[int]] = {}
-    counted = Rank._live
-
-    def noted(self):
-        live.setdefault(self.rank, []).append(counted(self))
-        return live[self.rank][-1]
-
-    monkeypatch.setattr(Rank, "_live", noted)
     outcome = interpret(program, module, [[inputs] * 3] * 2, dtype=torch.float32)
     predicted = emulate.traffic(program)
     assert {device: 2 * found.received.total() for device, found in predicted.items()} == outcome.received
     assert {device: 2 * found.sent.total() for device, found in predicted.items()} == outcome.sent
     for device, held in memory.peak(program).items():
         # The runtime counts between instructions; during one, its inner gradients are alive besides.
-        after = max(live[device][len(live[device]) // 2 :])
+        after = outcome.peak[device]
         within = held.total - held.by["moment"]
         assert within <= after * (1 + TOLERANCE[name])
         assert after <= held.total * (1 + TOLERANCE[name])
