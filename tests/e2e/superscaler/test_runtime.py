@@ -45,7 +45,7 @@ def on_one_device(name):
     return module, trace.trace(module, example), batches, reference.train(module, batches, OPTIMIZER, torch.float32)
 
 
-@pytest.mark.parametrize(("model", "plan", "size"), cases())
+@pytest.mark.parametrize(("model", "plan", "size"), list(cases()))
 def test_processes_compute_what_one_device_does(pool, model, plan, size):
     module, graph, batches, expected = on_one_device(model)
     try:
