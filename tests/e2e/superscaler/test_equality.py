@@ -23,6 +23,8 @@ SIZES = (2, 4, 8)
 STEPS, MICRO_BATCHES = 2, 2
 ROUNDS = {"interleaved": 8}
 """An interleaved schedule takes micro-batches in rounds of one for each device."""
+PIPELINES = ("gpipe", "1f1b", "zero-bubble", "interlaced", "3f1b")
+"""Where micro-batches overlap; the others get one of the large Evoformer, for time."""
 BOUND = 1e-10
 
 NO_EXPERTS = "the model has no experts"
@@ -39,8 +41,10 @@ REFUSED = {
 QUICK = {
     *(("gpt", name, 2) for name in named.NAMES),
     *((model, name, 4) for model in ("gpt", "t5") for name in ("zero-3", "tp", "1f1b")),
-    *((model, name, 2) for model in ("t5", "swin") for name in ("dp", "sp", "co-shard", "zero-bubble", "interlaced")),
-    *(("evoformer", name, size) for name in ("3f1b",) for size in SIZES),
+    *((model, name, 2) for model in ("t5", "swin") for name in ("dp", "sp", "zero-bubble")),
+    *(("evoformer", "3f1b", size) for size in (2, 4)),
+    ("swin", "co-shard", 2),
+    ("t5", "interlaced", 4),
     ("gpt", "zero-2", 8),
     ("gpt", "interlaced", 8),
 }
@@ -71,15 +75,14 @@ def on_one_device(name, micro_batches):
 
 
 @pytest.mark.parametrize(("model", "name", "size"), list(cases()))
-def test_a_named_plan_computes_what_one_device_does(model, name, size, record_property):
+def test_a_named_plan_computes_what_one_device_does(model, name, size):
     module, graph, _ = traced(model)
-    micro_batches = ROUNDS.get(name, 1 if model == "evoformer" else MICRO_BATCHES)
+    few = model == "evoformer" and name not in PIPELINES
+    micro_batches = ROUNDS.get(name, 1 if few else MICRO_BATCHES)
     if (model, name, size) in REFUSED:
-        with pytest.raises(PlanError, match=REFUSED[model, name, size]) as refused:
+        with pytest.raises(PlanError, match=REFUSED[model, name, size]):
             named.build(name, graph, size, micro_batches=micro_batches)
-        record_property("refused", str(refused.value))
         return
     program = preserve(graph, named.build(name, graph, size, micro_batches=micro_batches))
     batches, expected = on_one_device(model, micro_batches)
-    found = compare(interpret(program, module, batches), expected, BOUND)
-    record_property("difference", found.relative)
+    compare(interpret(program, module, batches), expected, BOUND)
