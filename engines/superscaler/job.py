@@ -110,9 +110,7 @@ def planned(spec: Spec, profile: Profile) -> Job:
     graph = traced(spec.model, spec.size, tuple(sorted(shape.items())))
     found = None
     if spec.plan == "by-hand":
-        from engines.superscaler import plan_file
-
-        plan = plan_file.from_recipe(spec.by_hand, graph, devices=spec.devices, micro_batches=spec.micro_batches)
+        plan = _by_hand(spec, graph)
     elif spec.plan in _named():
         plan = _built(spec, graph)
     else:
@@ -137,6 +135,16 @@ def _named() -> Sequence[str]:
     from engines.superscaler.spec import NAMED
 
     return NAMED
+
+
+def _by_hand(spec: Spec, graph: Graph) -> Plan:
+    from engines.superscaler import plan_file
+
+    try:
+        return plan_file.from_recipe(spec.by_hand, graph, devices=spec.devices, micro_batches=spec.micro_batches)
+    except PlanError as error:
+        # The primitives that a recipe is carried out by do not know that a person wrote it.
+        raise PlanError(f"by_hand: {str(error).removeprefix('by_hand: ')}") from error
 
 
 def _built(spec: Spec, graph: Graph) -> Plan:

@@ -13,7 +13,7 @@ from pydantic import Field
 from harness.api import Better, EngineSpec, Metric, MetricKind, Problem, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
 ModelName = Literal["gpt", "t5", "swin", "evoformer", "resnet", "mlp", "moe"]
 SPACES = ("search", "data-parallel", "megatron-3d", "alpa-like", "autodist-like", "deepspeed-like")
@@ -111,6 +111,8 @@ class Spec(EngineSpec):
         if bool(self.by_hand) != (self.plan == "by-hand"):
             field = "plan" if self.by_hand else "by_hand"
             yield Problem((field,), "`plan: by-hand` and `by_hand` go together", "both, or neither")
+        elif self.by_hand:
+            yield from _stages(self.by_hand)
 
     def _degrees(self) -> Iterator[Problem]:
         given = {name: getattr(self, name) for name in ("tensor", "pipeline", "data") if getattr(self, name)}
@@ -130,6 +132,46 @@ class Spec(EngineSpec):
         """How tables name the plan."""
         degrees = [f"{name[0]}p{getattr(self, name)}" for name in ("tensor", "pipeline", "data") if getattr(self, name)]
         return "-".join([self.plan, *degrees])
+
+
+def _stages(by_hand: Mapping[str, Any]) -> Iterator[Problem]:
+    """What is no plan by its form alone; whether it fits the model is found when it is traced."""
+    stages = by_hand.get("stages")
+    if not stages:
+        yield Problem(("by_hand",), "a plan by hand has no stages", "`stages`, a list of {ops, devices, axes, name}")
+    elif not isinstance(stages, list):
+        yield Problem(("by_hand", "stages"), f"stages are {stages!r}", "a list of {ops, devices, axes, name}")
+    else:
+        for number, stage in enumerate(stages):
+            yield from _stage(stage, ("by_hand", "stages", number))
+        yield from _axes(by_hand, [stage for stage in stages if isinstance(stage, dict)])
+
+
+def _stage(stage: Any, place: tuple[str | int, ...]) -> Iterator[Problem]:
+    if not isinstance(stage, dict):
+        yield Problem(place, f"a stage is {stage!r}", "{ops, devices, axes, name}")
+        return
+    ops, axes = stage.get("ops"), stage.get("axes", {})
+    patterns = [ops] if isinstance(ops, str) else ops
+    if not isinstance(patterns, list) or not patterns or not all(isinstance(one, str) for one in patterns):
+        yield Problem((*place, "ops"), f"operators are {ops!r}", 'patterns of names such as ["layers.0.*"]')
+    if not isinstance(axes, dict) or not all(isinstance(degree, int) for degree in axes.values()):
+        yield Problem((*place, "axes"), f"axes are {axes!r}", "names with degrees such as {data: 1, tensor: 2}")
+
+
+def _axes(by_hand: Mapping[str, Any], stages: list[dict[str, Any]]) -> Iterator[Problem]:
+    """Axes that something is split along although no stage has them."""
+    known = {axis for stage in stages if isinstance(stage.get("axes"), dict) for axis in stage["axes"]}
+    known |= {"devices" for stage in stages if not stage.get("axes")}
+    for field in ("splits", "weights"):
+        entries = by_hand.get(field)
+        for number, entry in enumerate(entries if isinstance(entries, list) else ()):
+            axis = entry.get("axis") if isinstance(entry, dict) else None
+            if axis is not None and known and axis not in known:
+                near = nearest(str(axis), known)
+                hint = f"; did you mean {near!r}?" if near else ""
+                what = f"no stage has an axis {axis!r}{hint}"
+                yield Problem(("by_hand", field, number, "axis"), what, f"one of {', '.join(sorted(known))}")
 
 
 def _divisors_near(number: int, wanted: int) -> list[int]:

@@ -1,8 +1,8 @@
 """The report as one page that needs nothing but itself.
 
 Style and drawings are inlined, there is no script, and nothing is fetched: the file can be mailed, archived, and read
-from disk in ten years. Jinja escapes every value; only the drawings, which this package makes, are inserted as they
-are.
+from disk in ten years. Jinja escapes every value; only drawings, which this package makes or has sanitised, are
+inserted as they are.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from harness.judging.comparison import shown
 from harness.judging.observations import target_of
-from harness.report import figures, timelines
+from harness.report import attachments, figures, timelines
 from harness.report.content import outcome
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from harness.checks import Verdict
     from harness.judging.predictions import Unscored
     from harness.judging.tables import Line, Section, TableView
+    from harness.report.attachments import Attachment
     from harness.report.content import Content
     from harness.report.figures import Panel
     from harness.report.timelines import Timeline
@@ -68,7 +69,7 @@ def render(content: Content, *, beside: Path) -> str:
 
     Args:
         content: what to report.
-        beside: the directory the page will lie in; traces are linked relative to it.
+        beside: the directory the page will lie in; what trials kept is linked relative to it.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -84,6 +85,8 @@ def render(content: Content, *, beside: Path) -> str:
         families=[(family, figures.scatter(family)) for family in content.score.families],
         unscored=_by_reason(content.score.unscored),
         timelines=list(_timelines(content, beside)),
+        drawings=_linked(attachments.drawings(content.records, content.locate), beside),
+        texts=_linked(attachments.texts(content.records, content.locate), beside),
         papers=_papers(content),
         machines=_machines(content),
     )
@@ -121,8 +124,17 @@ def _by_reason(unscored: tuple[Unscored, ...]) -> list[tuple[str, int]]:
 
 def _timelines(content: Content, beside: Path) -> Iterator[DrawnTimeline]:
     for timeline in timelines.collect(content.records, content.locate):
-        link = os.path.relpath(timeline.path, beside).replace(os.sep, "/")
-        yield DrawnTimeline(timeline, link, figures.gantt(timeline) if timeline.tracks else None)
+        yield DrawnTimeline(
+            timeline, _link(timeline.path, beside), figures.gantt(timeline) if timeline.tracks else None
+        )
+
+
+def _linked(kept: Iterable[Attachment], beside: Path) -> list[tuple[Attachment, str]]:
+    return [(attachment, _link(attachment.path, beside)) for attachment in kept]
+
+
+def _link(path: Path, beside: Path) -> str:
+    return os.path.relpath(path, beside).replace(os.sep, "/")
 
 
 def _papers(content: Content) -> list[tuple[str, str, str, str]]:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.judging.observations import TargetName, target_of
+from harness.report import artifacts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from harness.records import Artifact, Record
@@ -69,7 +70,7 @@ def collect(records: Sequence[Record], locate: Locate) -> list[Timeline]:
     """Every trace artifact of the records that can be found on disk; the first few of each target are read."""
     found: list[Timeline] = []
     read: Counter[TargetName] = Counter()
-    for record, artifact, path in _traces(records, locate):
+    for record, artifact, path in artifacts.found(records, locate, TRACE_SUFFIX):
         target = target_of(record)
         if read[target] < MOST_READ:
             found.append(_timeline(target, _title(record, artifact), path))
@@ -77,15 +78,6 @@ def collect(records: Sequence[Record], locate: Locate) -> list[Timeline]:
             found.append(Timeline(_title(record, artifact), target, path, (), 0))
         read[target] += 1
     return found
-
-
-def _traces(records: Sequence[Record], locate: Locate) -> Iterator[tuple[Record, Artifact, Path]]:
-    for record in records:
-        directory = locate(record)
-        for artifact in record.artifacts if directory is not None else ():
-            path = directory / artifact.path if directory else None
-            if artifact.path.endswith(TRACE_SUFFIX) and path is not None and path.is_file():
-                yield record, artifact, path
 
 
 def _title(record: Record, artifact: Artifact) -> str:

@@ -1,8 +1,9 @@
 """One rank of a program in a `torch.distributed` process group: gloo here, NCCL on GPUs.
 
 Every communication is begun where its instruction stands and waited for where its value is first read, so that what
-lies between them overlaps. What arrives is put together in the order of the group, as in `lockstep`: on gloo a
-reduce-scatter is an all-to-all whose pieces each rank sums itself, which moves what a ring would.
+lies between them overlaps; neighbouring all-reduces go together (`buckets`). What arrives is put together in the order
+of the group, as in `lockstep`: on gloo a reduce-scatter is an all-to-all whose pieces each rank sums itself, which
+moves what a ring would.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from engines.superscaler.program import Collective, Exchange, Move
+from engines.superscaler.runtime.buckets import buckets
 from engines.superscaler.runtime.communication import elements_moved, exchanged, sizes, slices
 from engines.superscaler.runtime.interpret import Held, initial, named
 from engines.superscaler.runtime.interpreter import Rank
@@ -34,13 +36,14 @@ REDUCE = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX}
 class Arriving:
     """A value on its way: what has to end first, and how it is put together then."""
 
-    def __init__(self, works: Sequence[dist.Work], make: Callable[[], Tensor]) -> None:
+    def __init__(self, works: list[dist.Work], make: Callable[[], Tensor]) -> None:
+        # Of all that arrive together: a work is to be waited for once.
         self._works, self._make = works, make
 
     def wait(self) -> Tensor:
         """The value, once it is there."""
-        for work in self._works:
-            work.wait()
+        while self._works:
+            self._works.pop().wait()
         return self._make()
 
 
@@ -78,6 +81,7 @@ class Process:
 
     def __init__(self, rank: Rank, groups: Groups) -> None:
         self._rank, self._groups = rank, groups
+        self._buckets = buckets(rank.instructions)
         self._native = rank.device.type == "cuda"
         self._sending: list[tuple[dist.Work, object]] = []
         """With what must not be freed before it has ended."""
@@ -87,10 +91,12 @@ class Process:
     def step(self, batch: Sequence[Mapping[str, Tensor]]) -> None:
         """One step of the rank."""
         for instruction in self._rank.step(batch):
-            if isinstance(instruction, Collective):
-                self._collective(instruction)
-            else:
+            if isinstance(instruction, Exchange):
                 self._exchange(instruction)
+            elif self._rank.at not in self._buckets:
+                self._collective(instruction)
+            elif self._buckets[self._rank.at]:
+                self._all_reduce(self._buckets[self._rank.at])
         for work, _ in self._sending:
             work.wait()
         self._sending.clear()
@@ -98,17 +104,13 @@ class Process:
     # --- collectives -----------------------------------------------------------------------------------------------
 
     def _collective(self, called: Collective) -> None:
-        source = self._rank.read(called.source)
+        if called.kind == "all-reduce":
+            self._all_reduce((called,))
+            return
+        source = self._source(called)
         n = len(called.group)
-        moved = elements_moved(called.kind, source.numel(), n) * source.element_size()
-        self.sent += moved
-        self.received += moved
         group = self._groups[called.group]
         match called.kind:
-            case "all-reduce":
-                value = source.clone(memory_format=torch.contiguous_format)
-                work = dist.all_reduce(value, REDUCE[called.reduction], group, async_op=True)
-                arriving = Arriving([work], lambda: value)
             case "all-gather":
                 arriving = self._all_gather(source, called, group)
             case "reduce-scatter":
@@ -117,6 +119,27 @@ class Process:
                 pieces, works = self._all_to_all(source.chunk(n, called.split), called, group)
                 arriving = Arriving(works, lambda: torch.cat(pieces, called.dim))
         self._rank.values[called.target] = arriving
+
+    def _source(self, called: Collective) -> Tensor:
+        """What a collective is given, its bytes counted."""
+        source = self._rank.read(called.source)
+        moved = elements_moved(called.kind, source.numel(), len(called.group)) * source.element_size()
+        self.sent += moved
+        self.received += moved
+        return source
+
+    def _all_reduce(self, bucket: Sequence[Collective]) -> None:
+        """All of a bucket as one message."""
+        sources = [self._source(called) for called in bucket]
+        lengths = [source.numel() for source in sources]
+        together = sources[0].new_empty(sum(lengths))
+        parts = [part.view(source.shape) for part, source in zip(together.split(lengths), sources, strict=True)]
+        for part, source in zip(parts, sources, strict=True):
+            part.copy_(source)
+        group = self._groups[bucket[0].group]
+        works = [dist.all_reduce(together, REDUCE[bucket[0].reduction], group, async_op=True)]
+        for called, part in zip(bucket, parts, strict=True):
+            self._rank.values[called.target] = Arriving(works, lambda part=part: part)
 
     def _all_gather(self, source: Tensor, called: Collective, group: dist.ProcessGroup) -> Arriving:
         source = source.contiguous()

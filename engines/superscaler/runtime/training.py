@@ -40,7 +40,6 @@ def engine_run(
     context: RunContext,
     *,
     optimizer: str = "adam",
-    labels: Mapping[str, str],
 ) -> Iterator[Measurement]:
     """Check, then time; rank 0 yields `loss`, `difference`, `sent`, `peak_memory` and `step_time`.
 
@@ -50,7 +49,6 @@ def engine_run(
         example: One micro-batch for it.
         context: Of this rank.
         optimizer: `adam` or `sgd`.
-        labels: Of the measurements.
 
     Raises:
         HarnessError: devices are not the trial's ranks, or the program computes what one device does not.
@@ -61,7 +59,8 @@ def engine_run(
     retain_freed_memory()
     torch.set_num_threads(1)
     device = _device(context.rank)
-    context.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if not dist.is_initialized():
+        context.init_process_group("nccl" if device.type == "cuda" else "gloo")
     # NCCL wants everybody at a group's first communication; exchanges are between some.
     dist.barrier()
     groups = Groups()
@@ -70,18 +69,18 @@ def engine_run(
         checked = _check(program, module, example, Optimizer(optimizer, epsilon=EPSILON), groups, device, context)
     if checked is not None:
         found, difference = checked
-        yield Measurement("loss", found.loss[0], labels)
-        yield Measurement("difference", difference.relative, labels)
-        yield Measurement("sent", max(found.sent.values()) / CHECKED_STEPS, labels)
+        yield Measurement("loss", found.loss[0])
+        yield Measurement("difference", difference.relative)
+        yield Measurement("sent", max(found.sent.values()) / CHECKED_STEPS)
         if device.type == "cpu":
-            yield Measurement("peak_memory", max(found.peak.values()), labels)
+            yield Measurement("peak_memory", max(found.peak.values()))
     seconds = _time(program, module, example, Optimizer(optimizer), groups, device, context)
     if context.rank == 0:
-        yield Measurement("step_time", seconds, labels)
+        yield Measurement("step_time", seconds)
     if device.type == "cuda":
         peak = _largest([float(torch.cuda.max_memory_allocated(device))], device)
         if context.rank == 0:
-            yield Measurement("peak_memory", peak, labels)
+            yield Measurement("peak_memory", peak)
 
 
 def _check(

@@ -24,7 +24,8 @@ def test_an_installed_engine_is_found_by_its_entry_point(install):
 def test_an_unknown_engine_has_a_suggestion(install):
     install("toyota", "toy_engine")
     with pytest.raises(
-        SpecError, match=r"no engine 'toyta'; expected one of: rdma, megatron, toyota; did you mean 'toyota'\?"
+        SpecError,
+        match=r"no engine 'toyta'; expected one of: rdma, megatron, superscaler, toyota; did you mean 'toyota'\?",
     ):
         registry.find("toyta")
 
