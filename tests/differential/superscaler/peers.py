@@ -1,13 +1,15 @@
-"""One of two processes that train a GPT as torch's own ways of doing so do, and as our plans do, in one run.
+"""Two processes that train a GPT as torch's own ways of doing so do, and as our plans do, in one run.
 
-Started by path with an order in JSON (`rank`, `port`, `out`, `plans`, `shape`, `micro_batches`, `turns`); rank 0 leaves
-in the file `out` for every plan how far the two are apart after two steps and, of each turn, the seconds of both.
+Started by path with an order in JSON (`plans`, `shape`, `micro_batches`, `turns`, `timeout`, `out`), from which both
+processes are started. Leaves in the file `out` for every plan how far the two are apart after two steps and, of each
+turn, the seconds of both: by the clock, and of the processors, which other programs change less.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import subprocess
 import sys
 import time
 from datetime import timedelta
@@ -183,8 +185,8 @@ def difference(program, module, way, batches, groups) -> float | None:
     return compare(outcome(program, dict(enumerate(gathered))), expected, float("inf"), floor=1.0).relative
 
 
-def timed(program, module, way, batches, groups, turns: int) -> list[tuple[float, float]]:
-    """Seconds of a step of ours and of torch's, each on the slower rank, turn and turn about."""
+def timed(program, module, way, batches, groups, turns: int) -> dict[str, list[list[float]]]:
+    """Seconds of a step of ours and of torch's, each of the rank that took more, turn and turn about."""
     number = dist.get_rank()
     rank = Rank(program, number, project(program, number), OPTIMIZER, dtype=torch.float32)
     rank.place(*initial(module, torch.float32))
@@ -203,9 +205,9 @@ def timed(program, module, way, batches, groups, turns: int) -> list[tuple[float
 
     def seconds(action):
         dist.barrier()
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.process_time()
         action()
-        return time.perf_counter() - began
+        return time.perf_counter() - began, time.process_time() - worked
 
     ours()
     torchs()
@@ -215,12 +217,26 @@ def timed(program, module, way, batches, groups, turns: int) -> list[tuple[float
         first, second = (ours, torchs) if turn % 2 else (torchs, ours)
         taken = {first: seconds(first), second: seconds(second)}
         pairs.append((taken[ours], taken[torchs]))
-    slower = torch.tensor(pairs, dtype=torch.float64).reshape(-1, 2)
-    dist.all_reduce(slower, op=dist.ReduceOp.MAX)
-    return slower.tolist()
+    most = torch.tensor(pairs, dtype=torch.float64)
+    dist.all_reduce(most, op=dist.ReduceOp.MAX)
+    return {"clock": most[..., 0].tolist(), "processors": most[..., 1].tolist()}
 
 
-def main(order) -> None:
+def start(order) -> int:
+    """Both ranks, to their end; whether one failed."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    given = [json.dumps({**order, "port": store.port, "rank": rank}) for rank in (0, 1)]
+    ranks = [subprocess.Popen([sys.executable, __file__, each]) for each in given]
+    try:
+        return max(abs(rank.wait(order["timeout"])) for rank in ranks)
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+
+
+def work(order) -> None:
+    """One rank."""
     torch.set_num_threads(1)
     store = dist.TCPStore("127.0.0.1", order["port"])
     dist.init_process_group(
@@ -237,7 +253,7 @@ def main(order) -> None:
         way = torch_way(plan, copy.deepcopy(module), micro_batches)
         found[plan] = {
             "difference": difference(program, module, way, batches, groups),
-            "seconds": timed(program, module, way, batches, groups, order["turns"]) if order["turns"] else [],
+            "seconds": timed(program, module, way, batches, groups, order["turns"]) if order["turns"] else {},
         }
     if order["rank"] == 0:
         Path(order["out"]).write_text(json.dumps(found))
@@ -246,4 +262,5 @@ def main(order) -> None:
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    given = json.loads(sys.argv[1])
+    sys.exit(work(given) if "rank" in given else start(given))
