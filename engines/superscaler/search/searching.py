@@ -39,6 +39,8 @@ SMALL = 8
 """Pieces that devices are divided into when stages may differ in size."""
 TOP = 4
 """Plans that are timed again."""
+FEW = 2
+"""The same, of plans for more than `retiming.MANY` devices."""
 ORDERS = 2
 """Orders of the same stages that are timed again."""
 WIDE = 2
@@ -160,7 +162,8 @@ def again(
     seen: set[tuple[object, ...]] = set()
     cuts: dict[tuple[object, ...], int] = {}
     for one in ranked:
-        if len(found) == TOP or len(refused) == MISSES:
+        enough = FEW if len(one.plan.devices) > MANY else TOP
+        if len(found) == enough or len(refused) == MISSES:
             break
         # Equal stages in another order of blocks are another plan, but a place is left for other stages.
         cut = tuple((stage.ops, stage.mesh, tuple(sorted(stage.splits.items()))) for stage in one.plan.stages)
