@@ -158,24 +158,17 @@ def _built(spec: Spec, graph: Graph) -> Plan:
 
 
 def _searched(spec: Spec, graph: Graph, profile: Profile) -> Found:
-    from engines.superscaler import memory
-    from engines.superscaler.dependency import preserve
-    from engines.superscaler.emulate import seconds
-    from engines.superscaler.search import search
+    from engines.superscaler.cost.abstract import Abstract
+    from engines.superscaler.search import retiming, search
 
-    precision = Precision(spec.precision)
-
-    def retime(graph: Graph, plan: Plan) -> tuple[float, list[int]]:
-        program = preserve(graph, plan)
-        held = memory.peak(program, precision)
-        return seconds(program, profile, precision=precision).seconds, [held[d].total for d in sorted(held)]
-
+    precision, costs = Precision(spec.precision), Abstract(profile)
     return search(
         graph,
         profile,
         devices=spec.devices,
         space=SPACES.get(spec.plan, spec.plan),
         micro_batches=spec.micro_batches,
+        costs=costs,
         precision=precision,
-        retime=retime,
+        retime=retiming.emulated(profile, precision, costs.memory(0)),
     )

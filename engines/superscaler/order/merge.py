@@ -30,8 +30,11 @@ def merge(pipeline: Pipeline, lists: Mapping[int, Sequence[Block]]) -> tuple[Blo
     """
     import networkx as nx
 
-    for device in pipeline.groups:
-        own = {block for block in pipeline.blocks() if device in pipeline.devices[block.stage]}
+    owned: dict[int, set[Block]] = {device: set() for device in pipeline.groups}
+    for block in pipeline.blocks():
+        for device in pipeline.devices[block.stage]:
+            owned[device].add(block)
+    for device, own in owned.items():
         listed = list(lists.get(device, ()))
         wrong = own.symmetric_difference(listed)
         if wrong:

@@ -15,6 +15,7 @@ from engines.superscaler.search.elimination import LARGEST
 from engines.superscaler.search.inter import Candidate, Piece, cut
 from engines.superscaler.search.intra import frontier, total
 from engines.superscaler.search.problem import Bench, Setting
+from engines.superscaler.search.retiming import MANY
 from harness.api import PlanError
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ SMALL = 8
 """Pieces that devices are divided into when stages may differ in size."""
 TOP = 4
 """Plans that are timed again."""
+FEW = 2
+"""The same, of plans for more than `retiming.MANY` devices."""
 ORDERS = 2
 """Orders of the same stages that are timed again."""
 WIDE = 2
@@ -114,7 +117,7 @@ def search(
     ranked = sorted(proposals, key=_rank)
     refused: list[tuple[str, str]] = []
     if retime == "emulator":
-        retime = retiming.emulated(profile, precision or Precision(), costs)
+        retime = _emulator(profile, precision, costs)
     if retime is not None:
         ranked, refused = again(graph, ranked, retime, costs.memory(0))
     ranked = sorted([*ranked, *also], key=_rank)
@@ -142,6 +145,11 @@ def search(
     )
 
 
+def _emulator(profile: Profile, precision: Precision | None, costs: Costs) -> Retime:
+    precision = precision or Precision()
+    return retiming.emulated(profile, precision, costs.memory(0), retiming.StepPrices(costs, precision))
+
+
 def _rank(one: Proposal) -> tuple[float, str]:
     return one.seconds, one.plan.name
 
@@ -155,7 +163,8 @@ def again(
     seen: set[tuple[object, ...]] = set()
     cuts: dict[tuple[object, ...], int] = {}
     for one in ranked:
-        if len(found) == TOP or len(refused) == MISSES:
+        enough = FEW if len(one.plan.devices) > MANY else TOP
+        if len(found) == enough or len(refused) == MISSES:
             break
         # Equal stages in another order of blocks are another plan, but a place is left for other stages.
         cut = tuple((stage.ops, stage.mesh, tuple(sorted(stage.splits.items()))) for stage in one.plan.stages)
@@ -232,10 +241,11 @@ class _Search:
             return [(size,)]
         prime = _factors(size)
         # An operator with two neighbours makes a table over three sets of options.
-        widest = max(len(op.annotation.splittable()) + 1 for op in self.bench.graph.ops)
-        if len(prime) <= most and size <= FINEST and widest ** (3 * len(prime)) <= LARGEST:
+        options = max(len(op.annotation.splittable()) + 1 for op in self.bench.graph.ops)
+        if len(prime) <= most and size <= FINEST and options ** (3 * len(prime)) <= LARGEST:
             return [tuple(prime)]
-        return [(size // inner, inner) for inner in _divisors(size) if 1 < inner < size and inner <= 2 * SMALL]
+        widest = SMALL if self.devices > MANY else 2 * SMALL
+        return [(size // inner, inner) for inner in _divisors(size) if 1 < inner < size and inner <= widest]
 
     def candidates(self, size: int) -> list[Candidate]:
         """Solutions for stages of so many devices: for each mesh, recomputed or not, at several prices of memory."""
@@ -312,16 +322,27 @@ class _Search:
 
     def pipelines(self) -> Iterator[Proposal]:
         """Every cut in every schedule that fits the memory."""
+        once = len(self.passes()) == 1
         for name, pieces in self.cuts():
             meshes, place = [], 0
             for piece in pieces:
                 meshes.append(tuple(range(place, place + piece.candidate.size)))
                 place += piece.candidate.size
             for schedule in self.bench.space.schedules if len(pieces) > 1 else ("1f1b",):
+                # A GPipe keeps every micro-batch of what is differentiated: that is known before it is laid out.
+                if schedule == "gpipe" and once and self._over(pieces, self.micro_batches):
+                    continue
                 if schedule in ("1f1b", "gpipe", "zero-bubble"):
                     one = self._proposal(pieces, meshes, schedule, name)
                     if max(one.memory) <= self.capacity:
                         yield one
+
+    def _over(self, pieces: Sequence[Piece], in_flight: int) -> bool:
+        """Whether a stage needs more memory than there is, with so many micro-batches kept."""
+        costs = [
+            total([piece.candidate.solution.units[unit] for unit in range(piece.first, piece.stop)]) for piece in pieces
+        ]
+        return any(assemble.lacking(cost, in_flight, self.capacity) >= 1 for cost in costs)
 
     def _proposal(
         self, pieces: Sequence[Piece], meshes: Sequence[tuple[int, ...]], schedule: str, name: str
@@ -492,7 +513,7 @@ def compare_presets(
 
         costs = Abstract(profile)
     if retime == "emulator":
-        retime = retiming.emulated(profile, precision or Precision(), costs)
+        retime = _emulator(profile, precision, costs)
     times: dict[str, float | None] = {}
     why: dict[str, str] = {}
     winners: list[Proposal] = []
