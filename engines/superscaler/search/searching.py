@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from engines.superscaler.layout import Mesh
@@ -34,6 +35,8 @@ PRICES = (0.03, 0.3, 3.0)
 """Of memory, as parts of (the fastest step's time / a device's memory)."""
 FINEST = 8
 """Devices of the largest stage whose mesh has as many axes as possible; larger ones have two."""
+CHUNKS = (2,)
+"""Stages on each device that an interleaved schedule is tried with."""
 SMALL = 8
 """Pieces that devices are divided into when stages may differ in size."""
 TOP = 4
@@ -67,7 +70,7 @@ class Found:
     """Bytes on each device, predicted."""
     runners_up: tuple[RunnerUp, ...]
     """Best first."""
-    gap: float
+    split_gap: float
     """How far its splits are above the optimum of the problem they solve, as a part of it: memory at a fixed price, not
     under its limit. It says nothing of cuts, schedules or prices that were not tried."""
     searched: float
@@ -135,7 +138,7 @@ def search(
         best.seconds,
         best.memory,
         others,
-        best.gap,
+        best.split_gap,
         time.perf_counter() - began,
         f"{costs.source} {costs.digest}",
         tuple(refused),
@@ -207,13 +210,17 @@ def proposed(
     searching = _Search(
         Bench(replace(graph, tensors=tensors), costs, space, precision), devices, micro_batches, costs.memory(0)
     )
-    found = list(searching.pipelines())
+    found: list[Proposal] = []
+    if "pipeline" in space.families:
+        found += searching.pipelines()
+        if "interleaved" in space.schedules:
+            found += searching.interleaved()
     if "interlaced" in space.families:
         found += searching.interlaced()
     if "3f1b" in space.families:
         found += searching.recycled()
     if not found:
-        raise PlanError(searching.lack())
+        raise PlanError(searching.lack() if searching.any() else searching.failed[0])
     return found, costs
 
 
@@ -222,6 +229,8 @@ class _Search:
         self.bench, self.devices, self.micro_batches, self.capacity = bench, devices, micro_batches, capacity
         self._candidates: dict[int, list[Candidate]] = {}
         self._crossings: dict[tuple[int, int], float] = {}
+        self.failed: list[str] = []
+        """Why meshes were ruled out."""
 
     def shapes(self, size: int) -> list[tuple[int, ...]]:
         """Of meshes of so many devices. One with more axes has all splits of those with fewer."""
@@ -235,29 +244,61 @@ class _Search:
         widest = max(len(op.annotation.splittable()) + 1 for op in self.bench.graph.ops)
         if len(prime) <= most and size <= FINEST and widest ** (3 * len(prime)) <= LARGEST:
             return [tuple(prime)]
-        return [(size // inner, inner) for inner in _divisors(size) if 1 < inner < size and inner <= 2 * SMALL]
+        return self.pairs(size)
+
+    def pairs(self, size: int) -> list[tuple[int, ...]]:
+        """Meshes of two axes."""
+        found = [(size // inner, inner) for inner in _divisors(size) if 1 < inner < size and inner <= 2 * SMALL]
+        return found or [(size,)]
 
     def candidates(self, size: int) -> list[Candidate]:
         """Solutions for stages of so many devices: for each mesh, recomputed or not, at several prices of memory."""
         if size not in self._candidates:
-            bench, found = self.bench, []
-            ops = [op.name for op in bench.graph.ops]
-            in_flight = min(self.micro_batches, max(1, self.devices // size))
-            for shape in self.shapes(size):
-                tables = bench.tables(Mesh(tuple(range(size)), shape))
-                for mode in bench.space.recompute:
-                    setting = Setting(self.micro_batches, in_flight, recompute=mode == "block")
-                    fast = frontier(tables, ops, setting, (0.0,))
-                    prices = [fast[0].objective / self.capacity * part for part in PRICES]
-                    for solution in [*fast, *frontier(tables, ops, setting, prices)]:
-                        if any(solution.total == one.solution.total for one in found):
-                            continue
-                        found.append(Candidate(size, solution))
-                        if solution.setting.recompute and solution.total.peak > WORTH * self.capacity:
-                            pieces = [sharded(solution, parts) for parts in bench.space.parts if parts > 1]
-                            found += [Candidate(size, one) for one in pieces if one]
+            found: list[Candidate] = []
+            shapes = self.shapes(size)
+            for number, shape in enumerate(shapes):
+                try:
+                    self._solved(shape, found)
+                except PlanError as error:
+                    # A degree that divides no batch, say, rules out this mesh and not the others.
+                    self.failed.append(str(error))
+                    if number == 0 and len(shape) > 2:
+                        shapes += self.pairs(size)
             self._candidates[size] = found
         return self._candidates[size]
+
+    @cached_property
+    def inseparable(self) -> frozenset[int]:
+        """Units before which there is no cut: a layer comes both before and after, and a space has it in one stage."""
+        found: set[int] = set()
+        if not self.bench.space.passes:
+            first: dict[str, int] = {}
+            for number, unit in enumerate(self.bench.units):
+                if unit.is_layer:
+                    found.update(range(first.setdefault(unit.name, number) + 1, number + 1))
+        return frozenset(found)
+
+    def _solved(self, shape: tuple[int, ...], found: list[Candidate]) -> None:
+        """The solutions on one mesh that are unlike those already found.
+
+        Raises:
+            PlanError: an operator has no split over it, or the problem is too large.
+        """
+        bench, size = self.bench, math.prod(shape)
+        ops = [op.name for op in bench.graph.ops]
+        tables = bench.tables(Mesh(tuple(range(size)), shape))
+        in_flight = min(self.micro_batches, max(1, self.devices // size))
+        for mode in bench.space.recompute:
+            setting = Setting(self.micro_batches, in_flight, recompute=mode == "block")
+            fast = frontier(tables, ops, setting, (0.0,))
+            prices = [fast[0].objective / self.capacity * part for part in PRICES]
+            for solution in [*fast, *frontier(tables, ops, setting, prices)]:
+                if any(solution.total == one.solution.total for one in found):
+                    continue
+                found.append(Candidate(size, solution))
+                if solution.setting.recompute and solution.total.peak > WORTH * self.capacity:
+                    pieces = [sharded(solution, parts) for parts in bench.space.parts if parts > 1]
+                    found += [Candidate(size, one) for one in pieces if one]
 
     def sizes(self) -> list[int]:
         """Of stages that are all equal."""
@@ -272,6 +313,8 @@ class _Search:
     def crossing(self, unit: int, size: int) -> float:
         """Seconds for what comes in at a cut before a unit, forward and back, from a neighbour as large."""
         key = (unit, size)
+        if key not in self._crossings and unit in self.inseparable:
+            self._crossings[key] = math.inf
         if key not in self._crossings:
             graph, unit_of = self.bench.graph, self.bench.unit_of
             names = {
@@ -291,10 +334,7 @@ class _Search:
         units = (0, len(self.bench.units))
         least, most = self.bench.space.stages
         for size in self.sizes():
-            pools = [self.candidates(size)]
-            if self.bench.space.equal_stages:
-                pools = [[one] for one in pools[0]]
-            for pool in pools:
+            for pool in self._pools(size):
                 if pool and (found := self._cut(pool, self.devices, self.devices // size, units)):
                     yield f"{self.devices // size} x {size}", found
         if self.bench.space.equal_stages or self.devices > FINEST or most == 1:
@@ -303,6 +343,11 @@ class _Search:
         for stages in range(max(2, least), min(most, self.devices, len(self.bench.units)) + 1):
             if pool and (found := self._cut(pool, self.devices, stages, units)):
                 yield f"{stages} unequal", found
+
+    def _pools(self, size: int) -> list[list[Candidate]]:
+        """Candidates that the stages of one plan may have."""
+        pool = self.candidates(size)
+        return [[one] for one in pool] if self.bench.space.equal_stages else [pool]
 
     def _cut(
         self, pool: Sequence[Candidate], devices: int, stages: int, units: tuple[int, int], room: float = 0.0
@@ -318,8 +363,28 @@ class _Search:
                 meshes.append(tuple(range(place, place + piece.candidate.size)))
                 place += piece.candidate.size
             for schedule in self.bench.space.schedules if len(pieces) > 1 else ("1f1b",):
-                if schedule in ("1f1b", "gpipe", "zero-bubble"):
+                if schedule != "interleaved":
                     one = self._proposal(pieces, meshes, schedule, name)
+                    if max(one.memory) <= self.capacity:
+                        yield one
+
+    def interleaved(self) -> Iterator[Proposal]:
+        """Several stages on each group of devices."""
+        units = len(self.bench.units)
+        for size in self.sizes():
+            groups = self.devices // size
+            for chunks in CHUNKS:
+                stages = chunks * groups
+                if groups < 2 or stages > units or self.micro_batches % groups:
+                    continue
+                # A stage has its share of a device's memory; what all of them need together is seen afterwards.
+                room = self.capacity * (1 - 1 / chunks)
+                meshes = [tuple(range(n % groups * size, (n % groups + 1) * size)) for n in range(stages)]
+                for pool in self._pools(size):
+                    found = self._cut(pool, stages * size, stages, (0, units), room)
+                    if found is None:
+                        continue
+                    one = self._proposal(found, meshes, "interleaved", f"{chunks} rounds of {groups} x {size}")
                     if max(one.memory) <= self.capacity:
                         yield one
 
@@ -415,6 +480,10 @@ class _Search:
                     starts.append(unit)
                 seen += 1
         return list(zip(starts, [*starts[1:], units[-1] + 1], strict=True))
+
+    def any(self) -> bool:
+        """Whether there is a mesh that the model can be split over, or none was ruled out."""
+        return not self.failed or any(self._candidates.values())
 
     def lack(self) -> str:
         """Which stage lacks how much, in the plan that comes nearest to fitting."""
