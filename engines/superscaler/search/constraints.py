@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from engines.superscaler.graph import Op
 
-Recompute = Literal["none", "block"]
+Recompute = Literal["none", "block", "mixed"]
 Schedule = Literal["gpipe", "1f1b", "interleaved", "zero-bubble"]
 Family = Literal["pipeline", "interlaced", "3f1b"]
 
@@ -75,9 +75,10 @@ class Space:
     layouts: Literal["any", "data", "megatron"] = "any"
     """Of operators: any split; all on the batch; or tensor parallel in Megatron's way by data parallel."""
     zero: tuple[int, ...] = (0, 1, 2, 3)
-    recompute: tuple[Recompute, ...] = ("none", "block")
+    recompute: tuple[Recompute, ...] = ("none", "block", "mixed")
+    """No layer, all layers, or some of them."""
     parts: tuple[int, ...] = (1, 2, 4, 8)
-    """Of co-shard; 1 is none."""
+    """Of co-shard; 1 is none. Without it, every stage has layers in pieces."""
     schedules: tuple[Schedule, ...] = ("1f1b", "gpipe", "interleaved", "zero-bubble")
     families: tuple[Family, ...] = ("pipeline", "interlaced", "3f1b")
     order: tuple[tuple[str, int, str, int], ...] = field(default=())

@@ -20,8 +20,8 @@ _PIPELINE = {"families": ["pipeline"], "schedules": ["1f1b"], "parts": [1], "pas
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "dp": {**_ONE_STAGE, "layouts": "data", "dims": [1], "zero": [0], "recompute": ["none", "block"]},
-    "zero-3": {**_ONE_STAGE, "layouts": "data", "dims": [1], "zero": [3]},
-    "deepspeed-like": {**_ONE_STAGE, "layouts": "megatron", "dims": [2], "zero": [3]},
+    "zero-3": {**_ONE_STAGE, "layouts": "data", "dims": [1], "zero": [3], "recompute": ["none", "block"]},
+    "deepspeed-like": {**_ONE_STAGE, "layouts": "megatron", "dims": [2], "zero": [3], "recompute": ["none", "block"]},
     "megatron-3d": {
         **_PIPELINE,
         "schedules": ["1f1b", "interleaved"],
@@ -29,6 +29,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "dims": [2],
         "zero": [0, 1],
         "equal_stages": True,
+        "recompute": ["none", "block", "mixed"],
     },
     "alpa-like": {**_PIPELINE, "dims": [1, 2], "zero": [0, 1, 2], "recompute": ["block"]},
     "autodist-like": {**_PIPELINE, "dims": [1], "zero": [1], "recompute": ["none", "block"]},

@@ -15,6 +15,7 @@ from engines.superscaler.search.coshard import WORTH, sharded
 from engines.superscaler.search.elimination import LARGEST
 from engines.superscaler.search.inter import Candidate, Piece, cut
 from engines.superscaler.search.intra import frontier, total
+from engines.superscaler.search.mixing import mixed
 from engines.superscaler.search.problem import Bench, Setting
 from harness.api import PlanError
 
@@ -206,10 +207,8 @@ def proposed(
     if devices > costs.ranks:
         raise PlanError(f"a plan for {devices} devices needs more than profile {profile.name!r} has: {costs.ranks}")
     precision = precision or Precision()
-    tensors = {name: replace(tensor, dtype=precision.of(tensor.dtype)) for name, tensor in graph.tensors.items()}
-    searching = _Search(
-        Bench(replace(graph, tensors=tensors), costs, space, precision), devices, micro_batches, costs.memory(0)
-    )
+    bench = Bench(_cast(graph, precision), costs, space, precision)
+    searching = _Search(bench, devices, micro_batches, costs.memory(0))
     found: list[Proposal] = []
     if "pipeline" in space.families:
         found += searching.pipelines()
@@ -288,17 +287,22 @@ class _Search:
         ops = [op.name for op in bench.graph.ops]
         tables = bench.tables(Mesh(tuple(range(size)), shape))
         in_flight = min(self.micro_batches, max(1, self.devices // size))
-        for mode in bench.space.recompute:
+        for mode in ("none", "block"):
+            if mode not in bench.space.recompute and not (mode == "block" and "mixed" in bench.space.recompute):
+                continue
             setting = Setting(self.micro_batches, in_flight, recompute=mode == "block")
             fast = frontier(tables, ops, setting, (0.0,))
             prices = [fast[0].objective / self.capacity * part for part in PRICES]
-            for solution in [*fast, *frontier(tables, ops, setting, prices)]:
+            for number, solution in enumerate([*fast, *frontier(tables, ops, setting, prices)]):
                 if any(solution.total == one.solution.total for one in found):
                     continue
-                found.append(Candidate(size, solution))
-                if solution.setting.recompute and solution.total.peak > WORTH * self.capacity:
+                made = [solution] if 1 in bench.space.parts else []
+                if setting.recompute and (not made or solution.total.peak > WORTH * self.capacity):
                     pieces = [sharded(solution, parts) for parts in bench.space.parts if parts > 1]
-                    found += [Candidate(size, one) for one in pieces if one]
+                    made += [one for one in pieces if one]
+                if "mixed" in bench.space.recompute and setting.recompute and not (number and bench.space.equal_stages):
+                    made += [mix for one in made for mix in mixed(one)]
+                found += [Candidate(size, one) for one in made]
 
     def sizes(self) -> list[int]:
         """Of stages that are all equal."""
@@ -393,10 +397,21 @@ class _Search:
     ) -> Proposal:
         shapes = "|".join("x".join(map(str, piece.candidate.solution.tables.mesh.shape)) for piece in pieces[:8])
         label = f"{self.bench.space.name}: {name} {schedule} on {shapes}"
-        if any(piece.candidate.solution.setting.recompute for piece in pieces):
-            label += ", recomputed"
+        layers = [
+            piece.candidate.solution.setting.recompute and piece.candidate.solution.groups.get(unit) != ()
+            for piece in pieces
+            for unit in range(piece.first, piece.stop)
+            if self.bench.units[unit].is_layer and not self.bench.active.isdisjoint(self.bench.units[unit].ops)
+        ]
+        if any(layers):
+            label += ", recomputed" if all(layers) else f", {sum(layers)} of {len(layers)} layers recomputed"
         most = max(
-            (group.parts for piece in pieces for own in piece.candidate.solution.groups.values() for group in own),
+            (
+                group.parts
+                for piece in pieces
+                for unit in range(piece.first, piece.stop)
+                for group in piece.candidate.solution.groups.get(unit, ())
+            ),
             default=1,
         )
         if most > 1:
@@ -538,6 +553,9 @@ class Comparison:
     why: dict[str, str]
     """Preset -> the plan it found, or what it lacked."""
     ours: Found
+    floor: float
+    """Seconds of every operator once forward and once backward, spread evenly over the devices, with nothing sent,
+    nothing computed again and nobody waiting. A preset cannot be beaten by more than its time over this."""
 
 
 def compare_presets(
@@ -591,4 +609,17 @@ def compare_presets(
         also=winners,
     )
     ratios = {name: None if seconds is None else seconds / ours.seconds for name, seconds in times.items()}
-    return Comparison(times, ratios, why, ours)
+    return Comparison(times, ratios, why, ours, floor(graph, costs, devices, micro_batches, precision))
+
+
+def floor(graph: Graph, costs: Costs, devices: int, micro_batches: int, precision: Precision | None = None) -> float:
+    """See `Comparison.floor`."""
+    bench = Bench(_cast(graph, precision or Precision()), costs, presets.space("full"), precision or Precision())
+    prices = [bench.cost(op, {}) for op in graph.ops]
+    return sum(price.forward + price.backward for price in prices) * micro_batches / devices
+
+
+def _cast(graph: Graph, precision: Precision) -> Graph:
+    """The graph in the dtypes that are trained in."""
+    tensors = {name: replace(tensor, dtype=precision.of(tensor.dtype)) for name, tensor in graph.tensors.items()}
+    return replace(graph, tensors=tensors)
