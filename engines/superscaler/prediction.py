@@ -51,6 +51,6 @@ def _why(job: Job, lowered: Lowered, result: Result) -> str:
     others = [picture.Candidate(one.name, one.seconds, one.memory) for one in found.runners_up]
     told = picture.why(winner, others)
     return (
-        f"{told}\nSearched for {found.searched:.1f} s; splits are within {found.gap:.2%} of their optimum; "
+        f"{told}\nSearched for {found.searched:.1f} s; splits are within {found.split_gap:.2%} of their optimum; "
         f"costs from {found.source}."
     )

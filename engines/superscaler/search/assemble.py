@@ -31,8 +31,8 @@ class Proposal:
     seconds: float
     memory: tuple[int, ...]
     """Bytes on each device of the plan, in their order."""
-    gap: float
-    """How far the splits of its stages may be from the optimum at most, as a part of it."""
+    split_gap: float
+    """How far the splits of its stages may be from the optimum of the problem they solve: see `Found.split_gap`."""
 
 
 def stage(bench: Bench, piece: Piece, number: int, devices: tuple[int, ...]) -> Stage:
@@ -45,7 +45,7 @@ def stage(bench: Bench, piece: Piece, number: int, devices: tuple[int, ...]) -> 
     groups: list[Group] = []
     if solution.setting.recompute:
         for unit in range(piece.first, piece.stop):
-            if bench.units[unit].is_layer:
+            if bench.units[unit].is_layer and not bench.active.isdisjoint(bench.units[unit].ops):
                 groups += solution.groups.get(unit, (Group(bench.units[unit].ops),))
     return Stage(
         f"stage{number}",
@@ -69,14 +69,12 @@ def propose(
     schedule: str,
     name: str,
 ) -> Proposal:
-    """A plan of these stages, timed by its order; `schedule` is one of `constraints.Schedule` or `interlaced`."""
+    """A plan of these stages, timed by its order: of `constraints.Schedule`, `interlaced` or `3f1b`."""
     stages = tuple(
         stage(bench, piece, number, devices) for number, (piece, devices) in enumerate(zip(pieces, meshes, strict=True))
     )
     split = range(len(stages)) if schedule == "zero-bubble" else ()
     pipeline = Pipeline.of(bench.graph, stages, micro_batches, split=split)
-    order = _order(schedule, len(stages), micro_batches, meshes)
-    orders.check(pipeline, order)
     costs = [
         total([piece.candidate.solution.units[unit] for unit in range(piece.first, piece.stop)]) for piece in pieces
     ]
@@ -91,6 +89,8 @@ def propose(
         for before in earlier
     }
     transfers |= {(right, left): seconds for (left, right), seconds in transfers.items()}
+    order = _order(schedule, pipeline, meshes)
+    orders.check(pipeline, order)
     placed = timeline(pipeline, order, durations, transfers)  # type: ignore[arg-type]
     devices = sorted({device for group in meshes for device in group})
     kept = in_flight(pipeline, order)
@@ -109,14 +109,21 @@ def propose(
     return Proposal(plan, float(makespan(placed) + max(once.values())), used, float(max(gap, 0.0)))
 
 
-def _order(schedule: str, stages: int, micro_batches: int, meshes: Sequence[tuple[int, ...]]) -> tuple[Block, ...]:
+def _order(schedule: str, pipeline: Pipeline, meshes: Sequence[tuple[int, ...]]) -> tuple[Block, ...]:
+    """That of a schedule, less the backward passes of stages that have none."""
+    stages, micro_batches = len(meshes), pipeline.micro_batches
+    groups = len(set(meshes))
     if schedule == "interlaced":
         shared = [number for number, group in enumerate(meshes) if len(group) == max(map(len, meshes))]
-        return tuple(orders.interlaced(stages, micro_batches, shared))
-    if schedule == "3f1b":
-        return tuple(orders.recycling(stages, micro_batches, stages // len(set(meshes))))
-    made = {"gpipe": orders.gpipe, "zero-bubble": orders.zero_bubble}.get(schedule, orders.one_f_one_b)
-    return tuple(made(stages, micro_batches))
+        made = orders.interlaced(stages, micro_batches, shared)
+    elif schedule == "3f1b":
+        made = orders.recycling(stages, micro_batches, stages // groups)
+    elif schedule == "interleaved":
+        made = orders.interleaved(stages, micro_batches, stages // groups)
+    else:
+        named = {"1f1b": orders.one_f_one_b, "gpipe": orders.gpipe, "zero-bubble": orders.zero_bubble}
+        made = named[schedule](stages, micro_batches)
+    return tuple(block for block in made if block.what == "F" or pipeline.passes[block.stage] != "F")
 
 
 def crossing(bench: Bench, left: Stage, right: Stage) -> float:

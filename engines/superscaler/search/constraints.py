@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from harness.api import PlanError, nearest
 
@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
     from engines.superscaler.graph import Op
 
-Recompute = Literal["none", "block"]
-Schedule = Literal["gpipe", "1f1b", "interleaved", "zero-bubble", "modulo"]
+Recompute = Literal["none", "block", "mixed"]
+Schedule = Literal["gpipe", "1f1b", "interleaved", "zero-bubble"]
 Family = Literal["pipeline", "interlaced", "3f1b"]
+
+_CHOICES = {"recompute": get_args(Recompute), "schedules": get_args(Schedule), "families": get_args(Family)}
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,16 @@ class Space:
     """Least and most."""
     equal_stages: bool = False
     """Whether all stages have equally many devices and the same mesh (Megatron's uniform degrees)."""
+    passes: bool = True
+    """Whether a layer that is applied several times may be in another stage each time, else always in the same one."""
     layouts: Literal["any", "data", "megatron"] = "any"
     """Of operators: any split; all on the batch; or tensor parallel in Megatron's way by data parallel."""
     zero: tuple[int, ...] = (0, 1, 2, 3)
-    recompute: tuple[Recompute, ...] = ("none", "block")
+    recompute: tuple[Recompute, ...] = ("none", "block", "mixed")
+    """No layer, all layers, or some of them."""
     parts: tuple[int, ...] = (1, 2, 4, 8)
-    """Of co-shard; 1 is none."""
-    schedules: tuple[Schedule, ...] = ("1f1b", "gpipe", "interleaved", "zero-bubble", "modulo")
+    """Of co-shard; 1 is none. Without it, every stage has layers in pieces."""
+    schedules: tuple[Schedule, ...] = ("1f1b", "gpipe", "interleaved", "zero-bubble")
     families: tuple[Family, ...] = ("pipeline", "interlaced", "3f1b")
     order: tuple[tuple[str, int, str, int], ...] = field(default=())
     """(operator A, its micro-batch, operator B, its micro-batch): A before B."""
@@ -91,6 +96,13 @@ class Space:
             if key not in known:
                 raise PlanError(f"a plan space has no {key!r}; did you mean {nearest(key, known)!r}?")
         values = {key: _frozen(value) for key, value in data.items() if key != "rules"}
+        for key, choices in _CHOICES.items():
+            for value in values.get(key, ()):
+                if value not in choices:
+                    raise PlanError(
+                        f"{key} of a plan space has no {value!r}; did you mean {nearest(str(value), choices)!r}? "
+                        f"There are {', '.join(choices)}"
+                    )
         rule_keys = {f.name for f in fields(Rule)}
         rules = []
         for rule in data.get("rules", ()):

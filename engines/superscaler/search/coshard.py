@@ -35,7 +35,7 @@ def sharded(solution: Solution, parts: int) -> Solution | None:
     units, groups = dict(solution.units), {}
     for number, cost in solution.units.items():
         unit = bench.units[number]
-        if not unit.is_layer:
+        if not unit.is_layer or bench.active.isdisjoint(unit.ops):
             continue
         ops = [bench.graph.by_name[name] for name in unit.ops]
         key = tuple((bench.alike[op.name], solution.chosen[op.name].split) for op in ops)

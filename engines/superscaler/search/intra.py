@@ -93,7 +93,7 @@ def evaluated(
         if op.name not in among:
             continue
         unit = bench.unit_of[op.name]
-        again = setting.recompute and bench.units[unit].is_layer
+        again = bench.again(op.name, recompute=setting.recompute)
         own = sums.setdefault(unit, [0.0] * 6)
         node, number = tables.node(op), picked[op.name]
         chosen[op.name] = node.options[number]

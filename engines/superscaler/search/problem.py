@@ -6,13 +6,14 @@ Equal operators of different layers get the same table objects, which is how one
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from engines.superscaler.cost import signature
+from engines.superscaler.fusion import differentiated
 from engines.superscaler.search import lineage
 from engines.superscaler.search.elimination import Problem
 from engines.superscaler.search.options import options
@@ -100,6 +101,8 @@ class Bench:
         self.batch = lineage.batch(self.graph)
         self.units: tuple[Unit, ...] = lineage.units(self.graph)
         self.unit_of = {op: number for number, unit in enumerate(self.units) for op in unit.ops}
+        self.active = differentiated(self.graph)
+        """Operators that the loss's gradient flows through: others keep nothing and are never computed again."""
         numbers: dict[str, int] = {}
         self.alike: dict[str, int] = {}
         """Operator -> number of its class: equal signature, batch and rules."""
@@ -114,7 +117,7 @@ class Bench:
                     seen.add(name)
                     own.append(number)
             self.owned[op.name] = tuple(own)
-            key = f"{signature(self.graph, op)}|{self.batch[op.name]}|{rules}|{own}"
+            key = f"{signature(self.graph, op)}|{self.batch[op.name]}|{rules}|{own}|{op.name in self.active}"
             self.alike[op.name] = numbers.setdefault(key, len(numbers))
 
     def tables(self, mesh: Mesh) -> Tables:
@@ -138,9 +141,14 @@ class Bench:
         cost = self.cost(op, {})
         return cost.forward == 0.0 and cost.workspace == 0
 
+    def again(self, op: str, *, recompute: bool) -> bool:
+        """Whether an operator is computed once more in the backward pass."""
+        return recompute and op in self.active and self.units[self.unit_of[op]].is_layer
+
     def cost(self, op: Op, degrees: Mapping[str, int]) -> OperatorCost:
         """Of one part."""
-        return self.costs.operator(self.graph, op, degrees)
+        found = self.costs.operator(self.graph, op, degrees)
+        return found if op.name in self.active else replace(found, backward=0.0, saved=(), saved_extra=0)
 
     def holders(self, ops: Collection[str], *, recompute: bool) -> dict[str, list[tuple[str, int]]]:
         """See `_held`; kept, since every solution asks."""
@@ -158,10 +166,9 @@ class Bench:
         graph, chosen = self.graph, set(ops)
         wanted: dict[str, None] = {}
         for op in graph.ops:
-            if op.name not in chosen:
+            if op.name not in chosen or op.name not in self.active:
                 continue
-            layer = self.units[self.unit_of[op.name]].is_layer
-            if recompute and layer:
+            if self.again(op.name, recompute=recompute):
                 names = [name for name in op.inputs if self._enters(name, op.name)]
             else:
                 names = list(self.cost(op, {}).saved)
@@ -269,7 +276,7 @@ class Tables:
                     forward += ways.seconds[np.ix_(there, needs)]
                     if tensor in right.saved or target.inputs[place] in self.bench.cost(target, {}).saved:
                         copy += (there[:, None] != needs[None, :]) * right.kept["input", place][None, :]
-                if whole.requires_grad:
+                if whole.requires_grad and target.name in self.bench.active:
                     backward += ways.seconds[np.ix_(comes, wants)].T
             self._edges[key] = Edge(forward, backward, copy)
         return self._edges[key]
@@ -277,7 +284,7 @@ class Tables:
     def weighed(self, op: Op, held: tuple[tuple[str, int], ...], setting: Setting) -> Floats:
         """Seconds per step (with memory at its price) of every option of an operator."""
         node = self.node(op)
-        again = setting.recompute and self.bench.units[self.bench.unit_of[op.name]].is_layer
+        again = self.bench.again(op.name, recompute=setting.recompute)
         key = (node.number, held, setting, again)
         if key not in self._weighed:
             passes = node.forward * (2 if again else 1) + node.backward
@@ -292,7 +299,7 @@ class Tables:
     def joined(self, source: Op, target: Op, tensor: str, setting: Setting) -> Floats:
         """Seconds per step (with memory at its price) between two operators."""
         edge = self.edge(source, target, tensor)
-        again = setting.recompute and self.bench.units[self.bench.unit_of[target.name]].is_layer
+        again = self.bench.again(target.name, recompute=setting.recompute)
         key = ("edge", id(edge), setting, again)
         if key not in self._weighed:
             seconds = setting.micro_batches * (edge.forward * (2 if again else 1) + edge.backward)

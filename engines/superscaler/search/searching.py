@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from engines.superscaler.layout import Mesh
@@ -14,6 +15,7 @@ from engines.superscaler.search.coshard import WORTH, sharded
 from engines.superscaler.search.elimination import LARGEST
 from engines.superscaler.search.inter import Candidate, Piece, cut
 from engines.superscaler.search.intra import frontier, total
+from engines.superscaler.search.mixing import mixed
 from engines.superscaler.search.problem import Bench, Setting
 from engines.superscaler.search.retiming import MANY
 from harness.api import PlanError
@@ -35,6 +37,8 @@ PRICES = (0.03, 0.3, 3.0)
 """Of memory, as parts of (the fastest step's time / a device's memory)."""
 FINEST = 8
 """Devices of the largest stage whose mesh has as many axes as possible; larger ones have two."""
+CHUNKS = (2,)
+"""Stages on each device that an interleaved schedule is tried with."""
 SMALL = 8
 """Pieces that devices are divided into when stages may differ in size."""
 TOP = 4
@@ -70,7 +74,7 @@ class Found:
     """Bytes on each device, predicted."""
     runners_up: tuple[RunnerUp, ...]
     """Best first."""
-    gap: float
+    split_gap: float
     """How far its splits are above the optimum of the problem they solve, as a part of it: memory at a fixed price, not
     under its limit. It says nothing of cuts, schedules or prices that were not tried."""
     searched: float
@@ -138,7 +142,7 @@ def search(
         best.seconds,
         best.memory,
         others,
-        best.gap,
+        best.split_gap,
         time.perf_counter() - began,
         f"{costs.source} {costs.digest}",
         tuple(refused),
@@ -212,17 +216,19 @@ def proposed(
     if devices > costs.ranks:
         raise PlanError(f"a plan for {devices} devices needs more than profile {profile.name!r} has: {costs.ranks}")
     precision = precision or Precision()
-    tensors = {name: replace(tensor, dtype=precision.of(tensor.dtype)) for name, tensor in graph.tensors.items()}
-    searching = _Search(
-        Bench(replace(graph, tensors=tensors), costs, space, precision), devices, micro_batches, costs.memory(0)
-    )
-    found = list(searching.pipelines())
+    bench = Bench(_cast(graph, precision), costs, space, precision)
+    searching = _Search(bench, devices, micro_batches, costs.memory(0))
+    found: list[Proposal] = []
+    if "pipeline" in space.families:
+        found += searching.pipelines()
+        if "interleaved" in space.schedules:
+            found += searching.interleaved()
     if "interlaced" in space.families:
         found += searching.interlaced()
     if "3f1b" in space.families:
         found += searching.recycled()
     if not found:
-        raise PlanError(searching.lack())
+        raise PlanError(searching.lack() if searching.any() else searching.failed[0])
     return found, costs
 
 
@@ -231,6 +237,8 @@ class _Search:
         self.bench, self.devices, self.micro_batches, self.capacity = bench, devices, micro_batches, capacity
         self._candidates: dict[int, list[Candidate]] = {}
         self._crossings: dict[tuple[int, int], float] = {}
+        self.failed: list[str] = []
+        """Why meshes were ruled out."""
 
     def shapes(self, size: int) -> list[tuple[int, ...]]:
         """Of meshes of so many devices. One with more axes has all splits of those with fewer."""
@@ -244,30 +252,67 @@ class _Search:
         options = max(len(op.annotation.splittable()) + 1 for op in self.bench.graph.ops)
         if len(prime) <= most and size <= FINEST and options ** (3 * len(prime)) <= LARGEST:
             return [tuple(prime)]
+        return self.pairs(size)
+
+    def pairs(self, size: int) -> list[tuple[int, ...]]:
+        """Meshes of two axes."""
         widest = SMALL if self.devices > MANY else 2 * SMALL
-        return [(size // inner, inner) for inner in _divisors(size) if 1 < inner < size and inner <= widest]
+        found = [(size // inner, inner) for inner in _divisors(size) if 1 < inner < size and inner <= widest]
+        return found or [(size,)]
 
     def candidates(self, size: int) -> list[Candidate]:
         """Solutions for stages of so many devices: for each mesh, recomputed or not, at several prices of memory."""
         if size not in self._candidates:
-            bench, found = self.bench, []
-            ops = [op.name for op in bench.graph.ops]
-            in_flight = min(self.micro_batches, max(1, self.devices // size))
-            for shape in self.shapes(size):
-                tables = bench.tables(Mesh(tuple(range(size)), shape))
-                for mode in bench.space.recompute:
-                    setting = Setting(self.micro_batches, in_flight, recompute=mode == "block")
-                    fast = frontier(tables, ops, setting, (0.0,))
-                    prices = [fast[0].objective / self.capacity * part for part in PRICES]
-                    for solution in [*fast, *frontier(tables, ops, setting, prices)]:
-                        if any(solution.total == one.solution.total for one in found):
-                            continue
-                        found.append(Candidate(size, solution))
-                        if solution.setting.recompute and solution.total.peak > WORTH * self.capacity:
-                            pieces = [sharded(solution, parts) for parts in bench.space.parts if parts > 1]
-                            found += [Candidate(size, one) for one in pieces if one]
+            found: list[Candidate] = []
+            shapes = self.shapes(size)
+            for number, shape in enumerate(shapes):
+                try:
+                    self._solved(shape, found)
+                except PlanError as error:
+                    # A degree that divides no batch, say, rules out this mesh and not the others.
+                    self.failed.append(str(error))
+                    if number == 0 and len(shape) > 2:
+                        shapes += self.pairs(size)
             self._candidates[size] = found
         return self._candidates[size]
+
+    @cached_property
+    def inseparable(self) -> frozenset[int]:
+        """Units before which there is no cut: a layer comes both before and after, and a space has it in one stage."""
+        found: set[int] = set()
+        if not self.bench.space.passes:
+            first: dict[str, int] = {}
+            for number, unit in enumerate(self.bench.units):
+                if unit.is_layer:
+                    found.update(range(first.setdefault(unit.name, number) + 1, number + 1))
+        return frozenset(found)
+
+    def _solved(self, shape: tuple[int, ...], found: list[Candidate]) -> None:
+        """The solutions on one mesh that are unlike those already found.
+
+        Raises:
+            PlanError: an operator has no split over it, or the problem is too large.
+        """
+        bench, size = self.bench, math.prod(shape)
+        ops = [op.name for op in bench.graph.ops]
+        tables = bench.tables(Mesh(tuple(range(size)), shape))
+        in_flight = min(self.micro_batches, max(1, self.devices // size))
+        for mode in ("none", "block"):
+            if mode not in bench.space.recompute and not (mode == "block" and "mixed" in bench.space.recompute):
+                continue
+            setting = Setting(self.micro_batches, in_flight, recompute=mode == "block")
+            fast = frontier(tables, ops, setting, (0.0,))
+            prices = [fast[0].objective / self.capacity * part for part in PRICES]
+            for number, solution in enumerate([*fast, *frontier(tables, ops, setting, prices)]):
+                if any(solution.total == one.solution.total for one in found):
+                    continue
+                made = [solution] if 1 in bench.space.parts else []
+                if setting.recompute and (not made or solution.total.peak > WORTH * self.capacity):
+                    pieces = [sharded(solution, parts) for parts in bench.space.parts if parts > 1]
+                    made += [one for one in pieces if one]
+                if "mixed" in bench.space.recompute and setting.recompute and not (number and bench.space.equal_stages):
+                    made += [mix for one in made for mix in mixed(one)]
+                found += [Candidate(size, one) for one in made]
 
     def sizes(self) -> list[int]:
         """Of stages that are all equal."""
@@ -282,6 +327,8 @@ class _Search:
     def crossing(self, unit: int, size: int) -> float:
         """Seconds for what comes in at a cut before a unit, forward and back, from a neighbour as large."""
         key = (unit, size)
+        if key not in self._crossings and unit in self.inseparable:
+            self._crossings[key] = math.inf
         if key not in self._crossings:
             graph, unit_of = self.bench.graph, self.bench.unit_of
             names = {
@@ -301,10 +348,7 @@ class _Search:
         units = (0, len(self.bench.units))
         least, most = self.bench.space.stages
         for size in self.sizes():
-            pools = [self.candidates(size)]
-            if self.bench.space.equal_stages:
-                pools = [[one] for one in pools[0]]
-            for pool in pools:
+            for pool in self._pools(size):
                 if pool and (found := self._cut(pool, self.devices, self.devices // size, units)):
                     yield f"{self.devices // size} x {size}", found
         if self.bench.space.equal_stages or self.devices > FINEST or most == 1:
@@ -313,6 +357,11 @@ class _Search:
         for stages in range(max(2, least), min(most, self.devices, len(self.bench.units)) + 1):
             if pool and (found := self._cut(pool, self.devices, stages, units)):
                 yield f"{stages} unequal", found
+
+    def _pools(self, size: int) -> list[list[Candidate]]:
+        """Candidates that the stages of one plan may have."""
+        pool = self.candidates(size)
+        return [[one] for one in pool] if self.bench.space.equal_stages else [pool]
 
     def _cut(
         self, pool: Sequence[Candidate], devices: int, stages: int, units: tuple[int, int], room: float = 0.0
@@ -332,7 +381,7 @@ class _Search:
                 # A GPipe keeps every micro-batch of what is differentiated: that is known before it is laid out.
                 if schedule == "gpipe" and once and self._over(pieces, self.micro_batches):
                     continue
-                if schedule in ("1f1b", "gpipe", "zero-bubble"):
+                if schedule != "interleaved":
                     one = self._proposal(pieces, meshes, schedule, name)
                     if max(one.memory) <= self.capacity:
                         yield one
@@ -344,15 +393,46 @@ class _Search:
         ]
         return any(assemble.lacking(cost, in_flight, self.capacity) >= 1 for cost in costs)
 
+    def interleaved(self) -> Iterator[Proposal]:
+        """Several stages on each group of devices."""
+        units = len(self.bench.units)
+        for size in self.sizes():
+            groups = self.devices // size
+            for chunks in CHUNKS:
+                stages = chunks * groups
+                if groups < 2 or stages > units or self.micro_batches % groups:
+                    continue
+                # A stage has its share of a device's memory; what all of them need together is seen afterwards.
+                room = self.capacity * (1 - 1 / chunks)
+                meshes = [tuple(range(n % groups * size, (n % groups + 1) * size)) for n in range(stages)]
+                for pool in self._pools(size):
+                    found = self._cut(pool, stages * size, stages, (0, units), room)
+                    if found is None:
+                        continue
+                    one = self._proposal(found, meshes, "interleaved", f"{chunks} rounds of {groups} x {size}")
+                    if max(one.memory) <= self.capacity:
+                        yield one
+
     def _proposal(
         self, pieces: Sequence[Piece], meshes: Sequence[tuple[int, ...]], schedule: str, name: str
     ) -> Proposal:
         shapes = "|".join("x".join(map(str, piece.candidate.solution.tables.mesh.shape)) for piece in pieces[:8])
         label = f"{self.bench.space.name}: {name} {schedule} on {shapes}"
-        if any(piece.candidate.solution.setting.recompute for piece in pieces):
-            label += ", recomputed"
+        layers = [
+            piece.candidate.solution.setting.recompute and piece.candidate.solution.groups.get(unit) != ()
+            for piece in pieces
+            for unit in range(piece.first, piece.stop)
+            if self.bench.units[unit].is_layer and not self.bench.active.isdisjoint(self.bench.units[unit].ops)
+        ]
+        if any(layers):
+            label += ", recomputed" if all(layers) else f", {sum(layers)} of {len(layers)} layers recomputed"
         most = max(
-            (group.parts for piece in pieces for own in piece.candidate.solution.groups.values() for group in own),
+            (
+                group.parts
+                for piece in pieces
+                for unit in range(piece.first, piece.stop)
+                for group in piece.candidate.solution.groups.get(unit, ())
+            ),
             default=1,
         )
         if most > 1:
@@ -437,6 +517,10 @@ class _Search:
                 seen += 1
         return list(zip(starts, [*starts[1:], units[-1] + 1], strict=True))
 
+    def any(self) -> bool:
+        """Whether there is a mesh that the model can be split over, or none was ruled out."""
+        return not self.failed or any(self._candidates.values())
+
     def lack(self) -> str:
         """Which stage lacks how much, in the plan that comes nearest to fitting."""
         nearest: tuple[float, str] = (math.inf, "no split of the model divides its dims by the devices")
@@ -490,6 +574,9 @@ class Comparison:
     why: dict[str, str]
     """Preset -> the plan it found, or what it lacked."""
     ours: Found
+    floor: float
+    """Seconds of every operator once forward and once backward, spread evenly over the devices, with nothing sent,
+    nothing computed again and nobody waiting. A preset cannot be beaten by more than its time over this."""
 
 
 def compare_presets(
@@ -543,4 +630,17 @@ def compare_presets(
         also=winners,
     )
     ratios = {name: None if seconds is None else seconds / ours.seconds for name, seconds in times.items()}
-    return Comparison(times, ratios, why, ours)
+    return Comparison(times, ratios, why, ours, floor(graph, costs, devices, micro_batches, precision))
+
+
+def floor(graph: Graph, costs: Costs, devices: int, micro_batches: int, precision: Precision | None = None) -> float:
+    """See `Comparison.floor`."""
+    bench = Bench(_cast(graph, precision or Precision()), costs, presets.space("full"), precision or Precision())
+    prices = [bench.cost(op, {}) for op in graph.ops]
+    return sum(price.forward + price.backward for price in prices) * micro_batches / devices
+
+
+def _cast(graph: Graph, precision: Precision) -> Graph:
+    """The graph in the dtypes that are trained in."""
+    tensors = {name: replace(tensor, dtype=precision.of(tensor.dtype)) for name, tensor in graph.tensors.items()}
+    return replace(graph, tensors=tensors)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from emulation.evaluate import simulate
 from emulation.graph import Workload
@@ -20,6 +21,7 @@ from engines.superscaler.search import compare_presets, ilp, lineage, presets, s
 from engines.superscaler.search.constraints import Rule, Space
 from engines.superscaler.search.elimination import Problem, reduce
 from engines.superscaler.search.intra import fastest
+from engines.superscaler.search.mixing import mixed
 from engines.superscaler.search.problem import Bench, Setting
 from engines.superscaler.trace import trace
 from harness.api import PlanError
@@ -193,3 +195,85 @@ def test_constraints_that_the_search_cannot_keep_are_refused(gpt, profile):
         search(gpt, profile, devices=2, space=Space(rules=(Rule("linear", stage=0),)), retime=None)
     with pytest.raises(PlanError, match="constrains order"):
         search(gpt, profile, devices=2, space=Space(order=(("a", 0, "b", 1),)), retime=None)
+
+
+class Recycled(torch.nn.Module):
+    """Two layers, applied twice, of which the first time has no gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.ModuleList(
+            torch.nn.Sequential(*(one for _ in range(4) for one in (torch.nn.Linear(8, 8), torch.nn.ReLU())))
+            for _ in range(2)
+        )
+
+    def forward(self, x):
+        with torch.no_grad():
+            y = self.layers[1](self.layers[0](x)).detach()
+        return self.layers[1](self.layers[0](x + y)).square().mean()
+
+
+@pytest.fixture(scope="module")
+def recycled():
+    return trace(Recycled(), (torch.ones(8, 8),), "recycled")
+
+
+def test_what_has_no_gradient_is_neither_kept_nor_computed_again(recycled, profile):
+    bench = Bench(recycled, Abstract(profile), Space(), Precision())
+    first, last = (next(n for n, unit in reversed(list(enumerate(bench.units[:stop])))) for stop in (2, None))
+    assert bench.units[first].name == bench.units[last].name == "layers.1"
+    ops = [op.name for op in recycled.ops]
+    units = fastest(bench.tables(Mesh((0,), (1,))), ops, Setting(recompute=True)).units
+    # Its parameters' gradients are added up once, and what the second time starts from is kept: nothing else.
+    assert units[first].backward < units[first].forward
+    assert units[0].kept == 0
+    assert sum(unit.kept for unit in units.values()) > 0
+    assert units[last].backward > units[last].forward
+
+
+def test_stages_without_a_backward_pass_are_planned(recycled, profile):
+    for schedule in ("1f1b", "gpipe", "zero-bubble"):
+        space = Space("passes", families=("pipeline",), schedules=(schedule,), stages=(2, 2))
+        plan = search(recycled, profile, devices=2, micro_batches=4, space=space, retime=None).plan
+        assert {block.stage for block in plan.order if block.what == "B"} == {1}
+
+
+def test_presets_keep_a_layer_that_is_applied_twice_in_one_stage(recycled, profile):
+    plan = search(recycled, profile, devices=2, micro_batches=4, space="alpa-like", retime=None).plan
+    assert len(plan.stages) == 1
+    two = replace(presets.space("alpa-like"), stages=(2, 2))
+    with pytest.raises(PlanError, match="nothing fits"):
+        search(recycled, profile, devices=2, micro_batches=4, space=two, retime=None)
+
+
+def test_a_mesh_that_divides_no_batch_rules_out_no_other(profile):
+    module, inputs = models.build("gpt", batch=2)
+    plan = search(trace(module, inputs, "gpt"), profile, devices=4, space="megatron-3d", retime=None).plan
+    assert len(plan.devices) == 4
+    assert {stage.mesh.shape for stage in plan.stages} <= {(1, 4), (2, 2), (1, 2), (2, 1), (1, 1)}
+
+
+def test_stages_go_around_the_devices_in_an_interleaved_schedule(gpt, profile):
+    space = Space("rounds", families=("pipeline",), schedules=("interleaved",), stages=(2, 2))
+    plan = search(gpt, profile, devices=2, micro_batches=4, space=space, retime=None).plan
+    assert [stage.mesh.devices for stage in plan.stages] == [(0,), (1,), (0,), (1,)]
+    with pytest.raises(PlanError, match="schedules of a plan space has no 'modulo'"):
+        Space.from_json({"schedules": ["modulo"]})
+
+
+def test_a_mix_recomputes_some_layers_and_costs_what_lies_between(gpt, profile):
+    bench = Bench(gpt, Abstract(profile), Space(), Precision())
+    ops = [op.name for op in gpt.ops]
+    all_of_them = fastest(bench.tables(Mesh((0, 1), (2,))), ops, Setting(recompute=True))
+    (half,) = mixed(all_of_them, (0.5,))
+    assert [unit for unit, groups in half.groups.items() if groups == ()] == [1]
+    assert half.units[2] == all_of_them.units[2]
+    assert half.units[1].backward < all_of_them.units[1].backward
+    assert half.units[1].kept > all_of_them.units[1].kept
+    space = Space("mixed", recompute=("mixed",), families=("pipeline",))
+    assert search(gpt, profile, devices=2, space=space, retime=None).seconds < all_of_them.objective
+
+
+def test_no_preset_can_be_beaten_by_more_than_its_time_over_the_floor(gpt, profile):
+    found = compare_presets(gpt, profile, devices=2, micro_batches=2, names=("dp",), retime=None)
+    assert 0 < found.floor < found.ours.seconds
