@@ -56,7 +56,7 @@ def cases():
         for name in named.NAMES:
             for size in SIZES:
                 quick = (model, name, size) in QUICK or (model, name, size) in REFUSED
-                yield pytest.param(model, name, size, marks=() if quick else pytest.mark.slow)
+                yield pytest.param(model, name, size, marks=() if quick else pytest.mark.wide)
 
 
 @cache

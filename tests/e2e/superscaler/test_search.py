@@ -55,10 +55,10 @@ def on_one_device(name):
         ("t5", "interlaced", 2),
         ("evoformer", "3f1b", 2),
         ("gpt", "full", 4),
-        pytest.param("t5", "mixed", 2, marks=pytest.mark.slow),
-        pytest.param("swin", "full", 4, marks=pytest.mark.slow),
-        pytest.param("evoformer", "passes", 2, marks=pytest.mark.slow),
-        pytest.param("evoformer", "full", 2, marks=pytest.mark.slow),
+        pytest.param("t5", "mixed", 2, marks=pytest.mark.wide),
+        pytest.param("swin", "full", 4, marks=pytest.mark.wide),
+        pytest.param("evoformer", "passes", 2, marks=pytest.mark.wide),
+        pytest.param("evoformer", "full", 2, marks=pytest.mark.wide),
     ],
 )
 def test_searched_plans_are_proven_and_compute_what_one_device_does(profile, name, space, devices):
