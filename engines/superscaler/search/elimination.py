@@ -117,11 +117,15 @@ def reduce(problem: Problem, memory: Memory | None = None) -> Reduced:
     trail: list[tuple[str, tuple[str, ...], NDArray[np.int64]]] = []
     left = dict(problem.choices)
     sizes = {name: _size(name, neighbours(name), left) for name in left}
-    queue = [(sizes[name], order[name], name) for name in left]
+    # Of variables of equal size those come first that no elimination has touched, then those touched in the fewest
+    # rounds. Along a chain of equal layers every round so does the same in each of them, on the same tables, which
+    # `memory` has; from one end to the other, what came before would make each layer's tables its own.
+    rounds = dict.fromkeys(left, 0)
+    queue = [(sizes[name], 0, order[name], name) for name in left]
     heapq.heapify(queue)
     while queue:
-        size, _, name = heapq.heappop(queue)
-        if name not in left or size != sizes[name]:
+        size, turn, _, name = heapq.heappop(queue)
+        if name not in left or (size, turn) != (sizes[name], rounds[name]):
             continue  # it has changed since, and stands in the queue again
         if size > LARGEST:
             break
@@ -145,7 +149,8 @@ def reduce(problem: Problem, memory: Memory | None = None) -> Reduced:
         add(around, lowest)
         for other in around:
             sizes[other] = _size(other, neighbours(other), left)
-            heapq.heappush(queue, (sizes[other], order[other], other))
+            rounds[other] = max(rounds[other], turn + 1)
+            heapq.heappush(queue, (sizes[other], rounds[other], order[other], other))
     core = Problem(left, [tables[number] for number in sorted(tables)])
     return Reduced(core, constant, trail)
 
