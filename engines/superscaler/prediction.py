@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from emulation.evaluate import Result
-    from engines.superscaler.emulate import Lowered
     from engines.superscaler.job import Job
+    from engines.superscaler.search import Found
     from harness.api import EmulationContext
 
 
@@ -36,20 +36,15 @@ def predict(job: Job, context: EmulationContext) -> Iterator[Measurement]:
     samples = job.samples
     yield Measurement("step_time", result.seconds, band=(low, high))
     yield Measurement("samples_per_second", samples / result.seconds, band=(samples / high, samples / low))
-    yield Measurement("bubble_fraction", emulate.estimate(lowered, result).bubble)
+    bubble = emulate.estimate(lowered, result).bubble
+    yield Measurement("bubble_fraction", bubble)
     picture.write(context.artifacts, program, lowered, result, held, context.profile)
     if job.found is not None:
-        (context.artifacts / "why.txt").write_text(_why(job, lowered, result) + "\n", "utf-8")
+        (context.artifacts / "why.txt").write_text(_why(job.found, result, bubble) + "\n", "utf-8")
 
 
-def _why(job: Job, lowered: Lowered, result: Result) -> str:
-    found = job.found
-    assert found is not None
-    bubble = emulate.estimate(lowered, result).bubble
-    shares = {str(family): share for family, share in result.critical_path.shares.items()}
-    winner = picture.Candidate(job.plan.name, result.seconds, max(found.memory), shares, bubble)
-    others = [picture.Candidate(one.name, one.seconds, one.memory) for one in found.runners_up]
-    told = picture.why(winner, others)
+def _why(found: Found, result: Result, bubble: float) -> str:
+    told = picture.why_found(found, shares=result.critical_path.shares, bubble=bubble)
     return (
         f"{told}\nSearched for {found.searched:.1f} s; splits are within {found.split_gap:.2%} of their optimum; "
         f"costs from {found.source}."

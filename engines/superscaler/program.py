@@ -12,9 +12,12 @@ Every value a rank holds has a name, a `Buffer`. Actions read and write buffers 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple, overload
+
+from engines.superscaler.redistribution.steps import ring
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -292,18 +295,8 @@ class Collective:
 
     @property
     def received(self) -> int:
-        """Elements this rank receives, with ring algorithms: what `communication` counts."""
-        n = len(self.group)
-        own = 1
-        for size in self.shape:
-            own *= size
-        match self.kind:
-            case "all-reduce":
-                return 2 * (n - 1) * own // n
-            case "all-gather":
-                return (n - 1) * own
-            case _:
-                return (n - 1) * own // n
+        """Elements this rank receives, with ring algorithms."""
+        return ring(self.kind, len(self.group), math.prod(self.shape))
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 LARGEST = 2**21
 """Parameters up to which the model itself is computed."""
-TOLERANCE = 1e-10
-STEPS = 2
 
 
 class Unproven(HarnessError):
@@ -39,6 +37,7 @@ def demand(job: Job, program: Program, artifacts: Path | None = None) -> None:
     if job.verify == "none":
         return
     from engines.superscaler.verify import verify
+    from engines.superscaler.verify.equality import STEPS
 
     report = verify(program, level=2)
     text = report.render()
@@ -64,8 +63,8 @@ def interpreted(job: Job, program: Program) -> tuple[Difference, str]:
 
     from engines.superscaler.dependency import preserve
     from engines.superscaler.job import build
-    from engines.superscaler.runtime import interpret, outcome, reference
     from engines.superscaler.runtime.optimizer import Optimizer
+    from engines.superscaler.verify import equality
 
     shape, size, what = dict(job.shape), job.size, "the model itself"
     parameters = sum(math.prod(program.graph.tensors[name].shape) for name in program.graph.parameters)
@@ -81,14 +80,9 @@ def interpreted(job: Job, program: Program) -> tuple[Difference, str]:
         program = preserve(graph, replace(job.plan, graph=graph.digest))
         what = "the model with smaller dims (" + ", ".join(f"{k} {v}" for k, v in shape.items()) + ")"
     module, batch = build(job.model, size, shape)
-    batches = reference.make_batches(batch, STEPS, job.plan.micro_batches)
-    optimizer = Optimizer(job.optimizer)
-    dtype = torch.float64
     # Tensors are small: threads would wait for one another more than they compute.
     torch.set_num_threads(1)
     try:
-        expected = reference.train(module, batches, optimizer=optimizer, dtype=dtype)
-        found = interpret.interpret(program, module, batches, optimizer=optimizer, dtype=dtype)
-        return outcome.compare(found, expected, TOLERANCE), what
+        return equality.difference(program, module, batch, optimizer=Optimizer(job.optimizer)), what
     except HarnessError as error:
         raise Unproven(f"plan {job.label} does not compute what one device does: {error}") from error

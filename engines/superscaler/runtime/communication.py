@@ -33,17 +33,6 @@ def collected(called: Collective, parts: Sequence[Tensor]) -> list[Tensor]:
             return [torch.cat([row[member] for row in pieces], called.dim) for member in range(n)]
 
 
-def elements_moved(kind: str, elements: int, members: int) -> int:
-    """Elements that a member of a collective receives, and sends, if its part has so many elements: ring algorithms."""
-    match kind:
-        case "all-reduce":
-            return 2 * (members - 1) * elements // members
-        case "all-gather":
-            return (members - 1) * elements
-        case _:
-            return (members - 1) * elements // members
-
-
 def exchanged(rank: Rank, exchange: Exchange, value: Tensor | None, arrived: Mapping[int, Sequence[Tensor]]) -> Tensor:
     """What a rank has after an exchange.
 

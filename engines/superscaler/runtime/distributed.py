@@ -15,8 +15,9 @@ import torch
 import torch.distributed as dist
 
 from engines.superscaler.program import Collective, Exchange, Move
+from engines.superscaler.redistribution.steps import ring
 from engines.superscaler.runtime.buckets import buckets
-from engines.superscaler.runtime.communication import elements_moved, exchanged, sizes, slices
+from engines.superscaler.runtime.communication import exchanged, sizes, slices
 from engines.superscaler.runtime.interpret import Held, initial, named
 from engines.superscaler.runtime.interpreter import Rank
 from engines.superscaler.runtime.optimizer import Optimizer
@@ -123,7 +124,7 @@ class Process:
     def _source(self, called: Collective) -> Tensor:
         """What a collective is given, its bytes counted."""
         source = self._rank.read(called.source)
-        moved = elements_moved(called.kind, source.numel(), len(called.group)) * source.element_size()
+        moved = ring(called.kind, len(called.group), source.numel()) * source.element_size()
         self.sent += moved
         self.received += moved
         return source

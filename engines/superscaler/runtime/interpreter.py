@@ -19,6 +19,7 @@ import torch
 from engines.superscaler.effects import value
 from engines.superscaler.operators import context
 from engines.superscaler.program import LASTING, Buffer, Collective, Exchange, Local, RunPart
+from engines.superscaler.runtime.communication import slices
 from engines.superscaler.runtime.ledger import Ledger
 from engines.superscaler.runtime.routine import Routine, Saved
 from harness.api import HarnessError
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from engines.superscaler.layout import Box
     from engines.superscaler.program import Instruction, Program, Run
     from engines.superscaler.runtime.optimizer import Optimizer
     from engines.superscaler.runtime.routine import Half
@@ -307,10 +307,10 @@ class Rank:
         whole = self._constants.get(target.tensor)
         if whole is None:
             whole = self._batch[target.micro_batch][target.tensor]
-        self._put(target, whole[_slices(instruction.box)].to(self.device).contiguous())
+        self._put(target, whole[slices(instruction.box)].to(self.device).contiguous())
 
     def _slice(self, instruction: Local) -> None:
-        part = self.read(instruction.sources[0])[_slices(instruction.box)]
+        part = self.read(instruction.sources[0])[slices(instruction.box)]
         # Its own memory: the whole can be freed, and an update in place stays in the part.
         self._put(instruction.targets[0], part.clone(memory_format=torch.contiguous_format))
 
@@ -391,7 +391,3 @@ def _changed(instruction: Instruction) -> tuple[Buffer, ...]:
 
 def _nothing() -> None:
     """Done by the first of its neighbours."""
-
-
-def _slices(box: Box) -> tuple[slice, ...]:
-    return tuple(slice(start, stop) for start, stop in box)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from engines.superscaler.graph import BYTES
 from engines.superscaler.program import Collective, Exchange
-from engines.superscaler.runtime.communication import collected, elements_moved, exchanged, sizes, slices
+from engines.superscaler.redistribution.steps import ring
+from engines.superscaler.runtime.communication import collected, exchanged, sizes, slices
 from engines.superscaler.runtime.interpreter import describe
 from harness.api import HarnessError
 
@@ -127,7 +128,7 @@ class Lockstep:
         if len({part.shape for part in parts}) > 1:
             shapes = ", ".join(f"{tuple(p.shape)} of rank {m}" for m, p in zip(called.group, parts, strict=True))
             raise Mismatch(f"{_call(called)}: the parts differ in shape: {shapes}")
-        moved = elements_moved(called.kind, parts[0].numel(), len(parts)) * BYTES[called.dtype]
+        moved = ring(called.kind, len(parts), parts[0].numel()) * BYTES[called.dtype]
         for member, value in zip(called.group, collected(called, parts), strict=True):
             self._ranks[member].values[calls[member].target] = value
             self.traffic.sent[member] += moved

@@ -17,10 +17,42 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from engines.superscaler.program import Program
+    from engines.superscaler.runtime.optimizer import Optimizer
+    from engines.superscaler.runtime.outcome import Difference
     from engines.superscaler.verify.rendezvous import Lists
 
 TOLERANCE = 1e-10
 STEPS = 2
+
+
+def difference(
+    program: Program,
+    module: nn.Module,
+    example: Sequence[Tensor],
+    *,
+    optimizer: Optimizer | None = None,
+    lists: Lists | None = None,
+) -> Difference:
+    """Where two steps of training are farthest from one device's, in float64.
+
+    Args:
+        program: What to do.
+        module: What the program's graph was traced from.
+        example: One micro-batch, of which others are made.
+        optimizer: Adam by default.
+        lists: Instructions of every rank, if not the program's projections.
+
+    Raises:
+        HarnessError: by more than rounding explains, or the lists cannot be carried out.
+    """
+    from engines.superscaler.runtime.interpret import interpret
+    from engines.superscaler.runtime.outcome import compare
+    from engines.superscaler.runtime.reference import make_batches, train
+
+    batches = make_batches(example, STEPS, program.plan.micro_batches)
+    expected = train(module, batches, optimizer)
+    found = interpret(program, module, batches, optimizer=optimizer, lists=lists)
+    return compare(found, expected, TOLERANCE)
 
 
 def check(program: Program, lists: Lists, module: nn.Module, example: Sequence[Tensor]) -> tuple[Finding, ...]:
@@ -32,14 +64,8 @@ def check(program: Program, lists: Lists, module: nn.Module, example: Sequence[T
         module: What the program's graph was traced from.
         example: One micro-batch, of which others are made.
     """
-    from engines.superscaler.runtime.interpret import interpret
-    from engines.superscaler.runtime.outcome import compare
-    from engines.superscaler.runtime.reference import make_batches, train
-
-    batches = make_batches(example, STEPS, program.plan.micro_batches)
-    expected = train(module, batches)
     try:
-        compare(interpret(program, module, batches, lists=lists), expected, TOLERANCE)
+        difference(program, module, example, lists=lists)
     except (HarnessError, RuntimeError) as error:
         return (Finding(3, -1, -1, "I1", f"does not compute what one device does: {error}"),)
     return ()
